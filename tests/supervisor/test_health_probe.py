@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -210,3 +211,21 @@ def test_no_listener_at_the_address() -> None:
         assert await probe("no-such-host.invalid", 80, None, 2.0) != ""
 
     run(check())
+
+
+def test_a_probe_of_a_unix_socket(tmp_path: Path) -> None:
+    requests: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def check() -> None:
+        path = str(tmp_path / "app.sock")
+        assert "no such file" in (await probe(path, 0, "/", 5.0)).lower()
+        async with await asyncio.start_unix_server(handler, path):
+            assert await probe(path, 0, "/", 5.0) == ""
+
+    run(check())
+    assert requests[0].startswith(b"GET / HTTP/1.1\r\nHost: localhost\r\n")

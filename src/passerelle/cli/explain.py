@@ -148,6 +148,12 @@ def _service_text(service: dict[str, Any]) -> str:
     if service["concurrency"] is not None:
         least, most = service["concurrency"]
         texts.append(f"{least} to {most} concurrent requests")
+    if service["path"] is not None:
+        texts.append(f"path {service['path']}")
+    if service["host"] != "client":
+        texts.append(f"host {service['host']}")
+    if service["forwarding"]:
+        texts.append(f"with {', '.join(service['forwarding'])}")
     return f"{service['name']} ({', '.join(texts)})"
 
 

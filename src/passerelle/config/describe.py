@@ -73,6 +73,9 @@ def describe_service(config: Config, name: str) -> dict[str, Any]:
         "by": str(balance.by) if balance.by is not None else None,
         "sticky": balance.sticky.cookie if balance.sticky is not None else None,
         "concurrency": [concurrency.min, concurrency.max] if concurrency is not None else None,
+        "path": service.path or None,
+        "host": service.host,
+        "forwarding": list(service.forwarding),
     }
 
 

@@ -116,6 +116,7 @@ IN_PLACE = Coverage(
         "Retries.max_backoff": Lost("nginx retries at once"),
         "Retries.methods": Lost("nginx retries all idempotent methods"),
         "Service.host": Exported("`upstream` is a loss with several instances"),
+        "Service.forwarding": Exported("`Forwarded` is a loss"),
         "Service.tls": _YES,
         **_all(_YES, *(f"ServiceTls.{key}" for key in ("verify", "ca", "server_name", "certificate", "key"))),
         **_all(_YES, "Service.connect_timeout", "Service.max_connections", "Service.keepalive"),

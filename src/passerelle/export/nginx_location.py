@@ -9,7 +9,12 @@ from passerelle.config.models.compress import Compress
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
 from passerelle.export.deployment import Deployment, RouteExport, ServiceExport
-from passerelle.export.nginx_headers import ResponseMaps, request_fields, usual_fields, write_response_fields
+from passerelle.export.nginx_headers import (
+    ResponseMaps,
+    request_fields,
+    usual_fields,
+    write_response_fields,
+)
 from passerelle.export.nginx_routes import accepted_methods
 from passerelle.export.nginx_text import path_regex, regex, replacement, variable, whole_seconds
 from passerelle.export.nginx_upstream import host_of, write_sending
@@ -80,14 +85,16 @@ class LocationWriter:
             lose("encoded_slashes", why="nginx decodes them; the export refuses paths with %2F")
         _write_clients(out, route)
         _write_rate_limits(out, item, lose)
-        _write_rewrite(out, route, lose)
+        assert route.service is not None
+        service = self._services[route.service]
+        _write_rewrite(out, route, service.service.path, lose)
         if route.cache is not None:
             _write_cache(out, route, route.cache, lose)
         if route.compress is not None:
             _write_compression(out, route.compress, lose)
-        assert route.service is not None
-        service = self._services[route.service]
         of_service = lose_service(service)
+        if "Forwarded" in service.service.forwarding:
+            of_service("forwarding", why="nginx writes no Forwarded")
         write_sending(out, service, route, self._upstreams[service.name], self._deployment.path, of_service)
         fields = self._request_fields(item, host_of(service, of_service), lose)
         if fields != self._usual:
@@ -139,15 +146,18 @@ def _write_rate_limits(out: Writer, item: RouteExport, lose: Lose) -> None:
         lose("rate_limit", why="nginx has dry_run for all limits of a route, or for none; all of them refuse")
 
 
-def _write_rewrite(out: Writer, route: Route, lose: Lose) -> None:
+def _write_rewrite(out: Writer, route: Route, path: str, lose: Lose) -> None:
+    """Write the change of the path: the rewrite of the route, and ``path``, that of the targets, before it."""
     if route.rewrite is None:
+        if path:
+            out.add("rewrite", regex("^(/.*)$"), f"{path}$1", "break")
         return
     pattern = Pattern.parse(route.path)
     if len(pattern.names) > _MOST_GROUPS:
         lose("rewrite", why=f"nginx has at most {_MOST_GROUPS} groups; the export responds {CLOSED}")
         out.add("return", str(CLOSED))
         return
-    out.add("rewrite", regex(path_regex(pattern)), replacement(route.rewrite, pattern), "break")
+    out.add("rewrite", regex(path_regex(pattern)), replacement(path + route.rewrite, pattern), "break")
 
 
 def _write_cache(out: Writer, route: Route, cache: RouteCache, lose: Lose) -> None:

@@ -58,11 +58,16 @@ async def probe(
     try:
         async with asyncio.timeout(within):
             options = tls.options(host) if tls is not None else {}
-            reader, writer = await asyncio.open_connection(host, rules.port or port, limit=_RESPONSE_LIMIT, **options)
+            if host.startswith("/"):
+                reader, writer = await asyncio.open_unix_connection(host, limit=_RESPONSE_LIMIT)
+            else:
+                at = rules.port or port
+                reader, writer = await asyncio.open_connection(host, at, limit=_RESPONSE_LIMIT, **options)
             try:
                 if path is None:
                     return ""
-                writer.write(_request(path, rules.host or join(host, port), rules))
+                address = "localhost" if host.startswith("/") else join(host, port)
+                writer.write(_request(path, rules.host or address, rules))
                 status, body = await _response(reader, f"{rules.method} {path}", bodied=rules.method != "HEAD")
             finally:
                 writer.close()

@@ -244,7 +244,7 @@ def probe_rules(config: ServiceConfig) -> ProbeRules:
 
 def _key(spec: InstanceSpec) -> str:
     # The port distinguishes a restarted process, whose health is unknown.
-    return f"{spec.name}@{spec.host}:{spec.port}"
+    return f"{spec.name}@{spec.address}"
 
 
 class ProbedTarget:

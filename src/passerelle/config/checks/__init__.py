@@ -33,7 +33,7 @@ from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.split import split_errors, split_places
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
-from passerelle.config.checks.upstream import probe_errors
+from passerelle.config.checks.upstream import probe_errors, target_errors
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.alerts import AlertSettings
@@ -102,6 +102,7 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
             yield from service_errors(name, service)
             yield from folder_errors(name, service)
             yield from probe_errors(name, service)
+            yield from target_errors(name, service)
     # "tls" counts as a source of credentials only if clients present certificates.
     no_clients = partial.tls is not None and partial.tls.client_ca is None
     blocks = partial.blocks - {"tls"} if no_clients else partial.blocks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from passerelle.config.models.config import Service
+from passerelle.config.models.config import Service, Target
 from passerelle.config.problems import Finding, Loc
 
 
@@ -17,5 +17,23 @@ def probe_errors(name: str, service: Service) -> Iterator[Finding]:
     if health.port is not None and service.is_local:
         # The instances are on one machine, so one port cannot be that of each.
         yield Finding((*loc, "port"), f"found together with {service.source}; allowed with targets or zones only")
+    if health.port is not None and any(
+        target.url is not None and target.url.is_socket for target in service.all_targets
+    ):
+        yield Finding((*loc, "port"), "found together with a Unix socket, which has no ports")
     if health.body is not None and health.method == "HEAD":
         yield Finding((*loc, "body"), "found together with method: HEAD, whose responses have no body")
+
+
+def target_errors(name: str, service: Service) -> Iterator[Finding]:
+    """Find targets of a service with different paths: the path belongs to the service, whichever instance is picked."""
+    groups: list[tuple[Loc, tuple[Target, ...]]] = [(("services", name, "targets"), service.targets or ())]
+    for zone, settings in (service.zones or {}).items():
+        groups.append((("services", name, "zones", zone, "targets"), settings.targets))
+    for loc, targets in groups:
+        for index, target in enumerate(targets):
+            if target.url is not None and target.url.path != service.path:
+                message = (
+                    f"found the path {target.url.path or '/'!r}; all targets of a service have the same path, here "
+                )
+                yield Finding((*loc, index), f"{message}{service.path or '/'!r}")

@@ -191,6 +191,13 @@ class Service(Model):
         description="`Host` that instances receive: that of the `client`, the address of the instance (`upstream`), or "
         "a name.",
     )
+    forwarding: Annotated[
+        tuple[Literal["Forwarded", "X-Real-IP", "X-Forwarded-Port"], ...], OneOrMore, Takes("list of fields")
+    ] = Field(
+        default=(),
+        description="Fields about the client that instances receive besides the usual ones: `Forwarded`, `X-Real-IP`, "
+        "`X-Forwarded-Port`.",
+    )
     tls: Annotated[ServiceTls, Takes("[mapping](#tls-of-a-service)")] | None = Field(
         default=None,
         description="TLS to `https://` targets; by default the authorities of the system are trusted.",
@@ -242,6 +249,16 @@ class Service(Model):
     def all_targets(self) -> tuple[Target, ...]:
         """All targets, including those of the zones."""
         return (self.targets or ()) + tuple(t for zone in (self.zones or {}).values() for t in zone.targets)
+
+    @property
+    def path(self) -> str:
+        """The path of its targets, which begins that of each request; empty without one."""
+        return next((target.url.path for target in self.all_targets if target.url is not None), "")
+
+    @property
+    def changes_requests(self) -> bool:
+        """Whether requests to it differ from those to other services: in the Host, the path, or further fields."""
+        return self.host != "client" or bool(self.forwarding) or bool(self.path)
 
     @property
     def is_local(self) -> bool:

@@ -25,6 +25,7 @@ from passerelle.resilience.circuit_breaker import BreakerSettings, CircuitBreake
 from passerelle.resilience.retry_budget import RetryBudget
 from passerelle.security.addresses import Proxies, Subscribers
 from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter
+from passerelle.upstream.forwarding_fields import ForwardingFields
 from passerelle.upstream.members import InstanceSpec, Leaf, PoolSettings
 from passerelle.upstream.service import RetryRules, Service, StickyCookie
 
@@ -111,6 +112,9 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
     """Apply ``config`` to ``service``; what is unchanged since ``before`` keeps its state."""
     service.key = key_of(config.balance)
     service.host = config.host_name.encode("ascii") if config.host_name is not None else None
+    service.keeps_host = config.host == "client"
+    service.path = config.path.encode("ascii")
+    service.forwarding = ForwardingFields(config.forwarding) if config.forwarding else None
     service.tunnels.configure(config.max_tunnels, config.client_share)
     service.eject_after = config.eject.failures if config.eject is not None else 0
     retries = config.retries
