@@ -294,6 +294,7 @@ TOLD: dict[str, Any] = {
     "login": {"service": "u", "path": "/verify"},
     "logout": True,
     "rewrite": "/x",
+    "rewrite_response": True,
     "encoded_slashes": "keep",
     "timeout": "3s",
     "body": "1KiB",
@@ -320,6 +321,7 @@ TOLD: dict[str, Any] = {
 }
 PLAIN: dict[Any, Any] = {float: "7s", int: 7, bool: True}  # keys that are only a value need no row above
 BESIDE: dict[str, dict[str, Any]] = {"require": {"auth": ["key"]}, "identity_token": {"auth": ["key"]}}
+BESIDE["rewrite_response"] = {"path": "/a/b", "rewrite": "/b"}
 
 
 def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any], dict[str, Any]]:

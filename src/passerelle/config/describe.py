@@ -35,6 +35,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "shadow": describe_shadow(route.shadow),
         "split": describe_split(route.service, route.split),
         "encoded_slashes": route.encoded_slashes,
+        "rewrite_response": bool(route.rewrite_response),
         "login": {"service": login.service, "path": login.path} if login is not None else None,
         "logout": bool(route.logout),
         "services": {name: describe_service(config, name) for name in dict.fromkeys(services_of(route))},
@@ -120,6 +121,8 @@ def _cache_value(key: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return " ".join(f"{status} {duration_text(seconds)}" for status, seconds in value.items())
     if isinstance(value, float):
         return duration_text(value)
     return size_text(value) if key == "max_body" else str(value)

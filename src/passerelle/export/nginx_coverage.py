@@ -141,6 +141,7 @@ IN_PLACE = Coverage(
         "Instances.target_in_flight": Lost("nginx has a fixed number of instances; the export has the smallest"),
         # Routes.
         **_all(_YES, "Route.path", "Route.host", "Route.service", "Route.rewrite", "Route.timeout"),
+        "Route.rewrite_response": Lost("write proxy_redirect, proxy_cookie_path and proxy_cookie_domain"),
         "Route.methods": Exported("a loss where a less specific route has the other methods"),
         "Route.body": Exported("the largest limit of a path counts for all its methods"),
         **_all(_YES, "Route.attempts", "Route.attempt_timeout", "Route.cache", "Route.compress"),
@@ -178,6 +179,7 @@ IN_PLACE = Coverage(
         "Cors.max_age": _LATER,
         # Caching: a loss never makes a response shared that the gateway would not share.
         **_all(_YES, "RouteCache.ttl", "RouteCache.statuses", "RouteCache.per_host", "RouteCache.vary_on"),
+        "RouteCache.ttl_by_status": Exported("a loss without `ttl`, where responses have lifetimes of their own"),
         **_all(_YES, "RouteCache.ignore_client_directives", "RouteCache.store_set_cookie"),
         "RouteCache.identity": Exported("`consumer` is a loss: such responses are not stored"),
         "RouteCache.stale_while_revalidate": Lost("nginx limits no time; stale responses are not used"),

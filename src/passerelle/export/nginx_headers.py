@@ -9,7 +9,6 @@ from passerelle.config.models.headers import SecurityHeaders
 from passerelle.export.nginx_text import literal
 from passerelle.export.nginx_writer import Writer
 from passerelle.gateway.assembly.guards import copied_fields
-from passerelle.gateway.assembly.headers import stripped_prefix
 
 # The fields of `forwarding` that nginx can write, with values as nginx reads them.
 _FORWARDING = {"X-Real-IP": "$remote_addr", "X-Forwarded-Port": "$server_port"}
@@ -61,7 +60,7 @@ def usual_fields(config: Config) -> dict[str, str]:
 
 def request_fields(config: Config, route: Route, host: str) -> dict[str, str]:
     """Return the header fields for the service, with values as nginx reads them. An empty value removes a field."""
-    fields = dict(_usual_fields(config, host, stripped_prefix(route)))
+    fields = dict(_usual_fields(config, host, route.prefix))
     # The service believes them, because forward_auth sets them on another route.
     for copied in sorted(copied_fields(config, [route.service or ""])):
         fields.setdefault(copied.decode(), '""')

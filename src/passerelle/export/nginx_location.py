@@ -180,9 +180,16 @@ def _write_cache(out: Writer, route: Route, cache: RouteCache, lose: Lose) -> No
     out.add("proxy_cache_lock", "on")
     ignored = ["Set-Cookie"] if cache.store_set_cookie else []
     refused = []
+    for status, seconds in cache.ttl_by_status.items():
+        out.add("proxy_cache_valid", str(status), whole_seconds(seconds))
+        if seconds != int(seconds):
+            lose("cache", "ttl_by_status", why="nginx has whole seconds; the export rounds down")
+    if cache.ttl_by_status and cache.ttl is None:
+        lose("cache", "ttl_by_status", why="without `ttl`, nginx uses it for responses without a lifetime only")
     if cache.ttl is not None:
-        statuses = cache.statuses or _CACHED_STATUSES
-        out.add("proxy_cache_valid", *map(str, sorted(set(statuses))), whole_seconds(cache.ttl))
+        statuses = set(cache.statuses or _CACHED_STATUSES) - cache.ttl_by_status.keys()
+        if statuses:
+            out.add("proxy_cache_valid", *map(str, sorted(statuses)), whole_seconds(cache.ttl))
         if cache.ttl != int(cache.ttl):
             lose("cache", "ttl", why="nginx has whole seconds; the export rounds down")
         # The lifetime of the response is ignored, but not that it must not be shared.

@@ -578,6 +578,16 @@ class Exchange:
         return self._head.get(b"origin")
 
     @property
+    def hosts(self) -> tuple[bytes, ...]:
+        """The hosts that the client used, in lower case with their ports."""
+        return self._head.authority.lower(), trusted_host(self._head, self._client.peer, self._context.proxies)
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether the response comes from the service, directly or from the cache."""
+        return self._source is not None
+
+    @property
     def secure(self) -> bool:
         """Whether the client uses TLS, to this gateway or to a trusted proxy in front of it."""
         return is_client_secure(self._head, self._client.peer, self._context.proxies, self._client.scheme)

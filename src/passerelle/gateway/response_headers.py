@@ -48,6 +48,14 @@ class RequestContext(Protocol):
     def sees_timing(self) -> bool:
         """Whether the client receives the ``Server-Timing`` of the service."""
 
+    @property
+    def hosts(self) -> tuple[bytes, ...]:
+        """The hosts that the client used, in lower case with their ports: its Host, and that of a trusted proxy."""
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether the response comes from the service, directly or from the cache."""
+
 
 class ResponseHeaderRules:
     """Edits the heads of a route's responses.

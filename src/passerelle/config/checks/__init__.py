@@ -33,7 +33,7 @@ from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.split import split_errors, split_places
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
-from passerelle.config.checks.upstream import probe_errors, target_errors
+from passerelle.config.checks.upstream import probe_errors, rewriting_errors, target_errors
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.alerts import AlertSettings
@@ -290,6 +290,7 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
     for place, split in split_places(loc, route):
         for name in split.weights:
             yield from _reference((*place, "weights", name), name, services)
+    yield from rewriting_errors(loc, route, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.repaired)
     yield from hedge_errors(loc, route, each.repaired, {name: services.get(name) for name in services_of(route)})
@@ -350,7 +351,7 @@ def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service 
 
 
 # Not for composed responses: they are stored only with 200, live as long as their parts, and fail with a required part.
-_NOT_WITH_COMPOSE = ("statuses", "heuristic", "stale_if_disconnected")
+_NOT_WITH_COMPOSE = ("statuses", "ttl_by_status", "heuristic", "stale_if_disconnected")
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from passerelle.config.models.config import Service, Target
+from passerelle.config.models.config import Route, Service, Target
 from passerelle.config.problems import Finding, Loc
 
 
@@ -37,3 +37,13 @@ def target_errors(name: str, service: Service) -> Iterator[Finding]:
                     f"found the path {target.url.path or '/'!r}; all targets of a service have the same path, here "
                 )
                 yield Finding((*loc, index), f"{message}{service.path or '/'!r}")
+
+
+def rewriting_errors(loc: Loc, route: Route, services: Mapping[str, Service | None]) -> Iterator[Finding]:
+    """Find a ``rewrite_response`` that has nothing to change."""
+    service = services.get(route.service or "")
+    if not route.rewrite_response or service is None:
+        return
+    if not route.prefix and not service.path and service.host == "client":
+        message = "has no effect: no literal prefix is stripped, and the service has the path and the host of clients"
+        yield Finding((*loc, "rewrite_response"), message)

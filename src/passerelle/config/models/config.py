@@ -335,6 +335,11 @@ class _RouteKeys(Model):
     rewrite: TemplateText | None = Field(
         default=None, description="The path that the service sees, filled with the parameters. With `service` only."
     )
+    rewrite_response: Yes | None = Field(
+        default=None,
+        description="`true`: `Location`, `Content-Location`, and paths and domains of cookies in responses become "
+        "[those that clients use](routing.md#responses-of-rewritten-requests). With `service` only.",
+    )
     hedge: Hedge | None = Field(
         default=None, description="When a `GET` or `HEAD` is sent to a second instance as well."
     )
@@ -365,6 +370,15 @@ class Route(Defaults, _RouteKeys):
         if self.login is not None or self.logout:
             return frozenset({b"POST"})
         return frozenset({b"GET"}) if self.compose is not None else None
+
+    @property
+    def prefix(self) -> str:
+        """The literal prefix of the path that the rewrite strips, or an empty string."""
+        path = self.path.replace("*}", "}")
+        if self.rewrite is None or not path.endswith(self.rewrite):
+            return ""
+        prefix = path.removesuffix(self.rewrite)
+        return "" if "{" in prefix else prefix
 
     @property
     def hosts(self) -> tuple[str | None, ...]:
