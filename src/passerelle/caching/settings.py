@@ -31,12 +31,13 @@ class CacheSettings:
     """Cache settings of a route; all durations are in seconds.
 
     ``ttl`` replaces the response's own lifetime for ``statuses``, ``ttl_by_status`` for single ones; prohibitions
-    (no-store, private, no-cache, Vary, identity, Set-Cookie) still apply. ``stale_while_revalidate`` and ``stale_if_error`` replace the response's values
-    (None: the response's values apply). ``stale_if_disconnected`` limits the stale use that RFC 9111 §4.2.4 allows when
-    there is no response from upstream. ``vary_on`` names request fields that select among responses in addition to
-    those of Vary. ``identity_fields`` names the fields (lower case), in addition to ``X-Consumer…``, by which guards
-    pass the client's identity to services: a response that varies by one of them varies by identity. ``targeted`` lists
-    the targeted fields in order of precedence (RFC 9213 §2.2). ``max_body`` is the maximum stored body size in bytes.
+    (no-store, private, no-cache, Vary, identity, Set-Cookie) still apply. ``stale_while_revalidate`` and
+    ``stale_if_error`` replace the response's values (None: the response's values apply). ``stale_if_disconnected``
+    limits the stale use that RFC 9111 §4.2.4 allows when there is no response from upstream. ``vary_on`` names request
+    fields that select among responses in addition to those of Vary. ``identity_fields`` names the fields (lower case),
+    in addition to ``X-Consumer…``, by which guards pass the client's identity to services: a response that varies by
+    one of them varies by identity. ``targeted`` lists the targeted fields in order of precedence (RFC 9213 §2.2).
+    ``max_body`` is the maximum stored body size in bytes.
     """
 
     key: KeyRule = WHOLE_URI

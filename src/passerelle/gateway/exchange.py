@@ -15,7 +15,6 @@ from functools import partial
 from time import perf_counter, time
 from typing import cast
 
-from passerelle.balancing.sticky import set_cookie
 from passerelle.caching.entry import Entry
 from passerelle.caching.keys import TargetUri
 from passerelle.caching.request import RequestView
@@ -45,6 +44,7 @@ from passerelle.upstream.request_body import BufferedBody, RequestBody
 from passerelle.upstream.request_headers import (
     cache_origin,
     client_address,
+    client_hosts,
     is_client_secure,
     part_fields,
     trusted_host,
@@ -579,13 +579,8 @@ class Exchange:
 
     @property
     def hosts(self) -> tuple[bytes, ...]:
-        """The hosts that the client used, in lower case with their ports."""
-        return self._head.authority.lower(), trusted_host(self._head, self._client.peer, self._context.proxies)
-
-    @property
-    def is_relayed(self) -> bool:
-        """Whether the response comes from the service, directly or from the cache."""
-        return self._source is not None
+        """The hosts that the client used, if the response comes from a service."""
+        return () if self._source is None else client_hosts(self._head, self._client.peer, self._context.proxies)
 
     @property
     def secure(self) -> bool:
@@ -677,7 +672,8 @@ class Exchange:
         if self._head.debug and self._is_local_client():
             lines += b"Passerelle-Instance: %b\r\n" % self._instances()
         if self._cookie is not None and self._source is not None:
-            lines += self._sticky_line(self._cookie, cast(UpstreamRequest, self._source))
+            request = cast(UpstreamRequest, self._source)
+            lines += self._cookie.line(request.instance, request.key, secure=self.secure)
         return lines
 
     def _instances(self) -> bytes:
@@ -691,15 +687,9 @@ class Exchange:
         for part in self._parts:
             if part.sticky is not None and part.has_response and part.sticky.name not in seen:
                 seen.add(part.sticky.name)
-                lines += self._sticky_line(part.sticky, cast(UpstreamRequest, part.source))
+                request = cast(UpstreamRequest, part.source)
+                lines += part.sticky.line(request.instance, request.key, secure=self.secure)
         return lines
-
-    def _sticky_line(self, cookie: StickyCookie, request: UpstreamRequest) -> bytes:
-        """Return the Set-Cookie line of the sticky cookie; empty where the request had the same cookie."""
-        token = cookie.node.token(request.instance)
-        if token == request.key:
-            return b""
-        return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=self.secure)
 
     # ---- the end
 

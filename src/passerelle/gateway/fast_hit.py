@@ -16,7 +16,7 @@ from passerelle.caching.serving import fresh_hit_bytes, fresh_hit_tail
 from passerelle.gateway.compression import coding_of, encoded_form
 from passerelle.gateway.plans import RoutePlan
 from passerelle.proxy_cache.cache import Cache, request_view
-from passerelle.upstream.request_headers import cache_origin, client_address, is_client_secure, trusted_host
+from passerelle.upstream.request_headers import cache_origin, client_address, client_hosts, is_client_secure
 
 if TYPE_CHECKING:
     from passerelle.gateway.context import Context
@@ -85,7 +85,6 @@ class _Request:
 
     method = b"GET"
     sees_timing = False
-    is_relayed = True
 
     def __init__(self, context: Context, client: ServerConnection, head: RequestHead, request_id: bytes) -> None:
         self._context = context
@@ -99,7 +98,7 @@ class _Request:
 
     @property
     def hosts(self) -> tuple[bytes, ...]:
-        return self._head.authority.lower(), trusted_host(self._head, self._client.peer, self._context.proxies)
+        return client_hosts(self._head, self._client.peer, self._context.proxies)
 
     @property
     def secure(self) -> bool:

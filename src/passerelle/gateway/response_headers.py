@@ -50,11 +50,10 @@ class RequestContext(Protocol):
 
     @property
     def hosts(self) -> tuple[bytes, ...]:
-        """The hosts that the client used, in lower case with their ports: its Host, and that of a trusted proxy."""
+        """The hosts that the client used, in lower case with their ports: its Host, and that of a trusted proxy.
 
-    @property
-    def is_relayed(self) -> bool:
-        """Whether the response comes from the service, directly or from the cache."""
+        Empty where the response comes neither from a service nor from the cache.
+        """
 
 
 class ResponseHeaderRules:

@@ -106,7 +106,7 @@ class RewritingHeaderRules(ResponseHeaderRules):
 
     def apply(self, head: bytes, request: RequestContext) -> bytes:
         """Return ``head`` (status line and field lines, each with CRLF) as edited for ``request``."""
-        # What guards respond with has the paths of clients.
-        if request.is_relayed:
-            head = self._rewriting.apply(head, request.hosts)
+        hosts = request.hosts
+        if hosts:  # what guards respond with has the paths of clients
+            head = self._rewriting.apply(head, hosts)
         return super().apply(head, request)

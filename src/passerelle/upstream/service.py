@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from passerelle.balancing.health import reached_failure_limit
 from passerelle.balancing.instance import Instance, count_failure
 from passerelle.balancing.policies import PickerNode
-from passerelle.balancing.sticky import Sticky
+from passerelle.balancing.sticky import Sticky, set_cookie
 from passerelle.errors import Kind
 from passerelle.http.messages import IDEMPOTENT_METHODS
 from passerelle.http1.head import RequestHead, ResponseHead
@@ -48,6 +48,11 @@ class StickyCookie(NamedTuple):
 
     name: bytes
     node: Sticky
+
+    def line(self, instance: Instance, key: bytes | None, *, secure: bool) -> bytes:
+        """Return the Set-Cookie line for ``instance``; empty where ``key``, that of the request, is the same."""
+        token = self.node.token(instance)
+        return b"Set-Cookie: %b\r\n" % set_cookie(self.name, token, secure=secure) if token != key else b""
 
 
 class Service:
