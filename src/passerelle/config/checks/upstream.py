@@ -47,3 +47,9 @@ def rewriting_errors(loc: Loc, route: Route, services: Mapping[str, Service | No
     if not route.prefix and not service.path and service.host == "client":
         message = "has no effect: no literal prefix is stripped, and the service has the path and the host of clients"
         yield Finding((*loc, "rewrite_response"), message)
+    for name in route.split.weights if route.split is not None else ():
+        side = services.get(name)
+        if side is not None and side.path != service.path:
+            found, first = side.path or "/", service.path or "/"
+            message = f"found the path {found!r}; with rewrite_response all sides have the same path, here {first!r}"
+            yield Finding((*loc, "split", "weights", name), message)

@@ -62,8 +62,11 @@ def _reverse_rewriting(config: Config, route: Route) -> ReverseRewriting | None:
     if not route.rewrite_response or route.service is None:
         return None
     service = config.services[route.service]
-    authorities = [service.host_name] if service.host_name is not None else []
-    for url in (target.url for target in service.all_targets if target.url is not None and not target.url.is_socket):
+    # The sides of a split have the same path (see config/checks/upstream.py), and hosts of their own.
+    sides = [service, *(config.services[name] for name in (route.split.weights if route.split is not None else ()))]
+    authorities = [side.host_name for side in sides if side.host_name is not None]
+    targets = [target for side in sides for target in side.all_targets]
+    for url in (target.url for target in targets if target.url is not None and not target.url.is_socket):
         authorities.append(str(url))
         if url.port == (443 if url.secure else 80):
             authorities.append(str(url).rpartition(":")[0])
