@@ -173,6 +173,18 @@ def test_a_route_sets_the_lifetime_for_its_statuses() -> None:
     assert reason(status=500, settings=settings) == "status"
 
 
+def test_a_route_sets_lifetimes_for_single_statuses() -> None:
+    settings = CacheSettings(ttl=30.0, ttl_by_status={404: 5.0, 200: 60.0, 503: 1.0})
+    assert [stored(settings=settings, status=status).fresh_until - NOW for status in (200, 203, 404, 503)] == [
+        *(60, 30, 5, 1),
+    ]
+    assert reason(status=500, settings=settings) == "status"
+    assert reason("Cache-Control: no-store", status=404, settings=settings) == "no-store"
+    alone = CacheSettings(ttl_by_status={404: 5.0})
+    assert stored("Cache-Control: max-age=9", status=404, settings=alone).fresh_until == NOW + 5
+    assert stored("Cache-Control: max-age=9", settings=alone).fresh_until == NOW + 9
+
+
 def test_a_route_does_not_override_prohibitions() -> None:
     settings = CacheSettings(ttl=30.0)
     assert reason("Cache-Control: no-store", settings=settings) == "no-store"

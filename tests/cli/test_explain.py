@@ -297,6 +297,7 @@ TOLD: dict[str, Any] = {
     "login": {"service": "u", "path": "/verify"},
     "logout": True,
     "rewrite": "/x",
+    "rewrite_response": True,
     "encoded_slashes": "keep",
     "timeout": "3s",
     "body": "1KiB",
@@ -328,6 +329,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "identity_token": {"auth": ["key"]},
     "rollout": {"split": {"weights": {"other": 0}}},
 }
+BESIDE["rewrite_response"] = {"path": "/a/b", "rewrite": "/b"}
 
 
 def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -368,6 +370,13 @@ def test_settings_of_services_are_shown_by_routes_and_explain(run: Run) -> None:
     assert listed["services"]["u"] | {"sticky": "lb", "concurrency": [1, 9]} == listed["services"]["u"]
     out = run("explain", "told.yaml", "GET", "/a")[1]
     assert "service   u (2 instances, p2c, sticky by cookie lb, 1 to 9 concurrent requests)\n" in out
+    both(run, plain, host="upstream", forwarding=["X-Real-IP", "Forwarded"])
+    assert (
+        "service   u (2 instances, p2c, host upstream, with X-Real-IP, Forwarded)\n"
+        in run("explain", "told.yaml", "GET", "/a")[1]
+    )
+    both(run, plain, targets=["http://127.0.0.1:1/api"])
+    assert "service   u (1 instance, p2c, path /api)\n" in run("explain", "told.yaml", "GET", "/a")[1]
     assert "0123456789abcdef" not in out + run("routes", "told.yaml", "--json")[1]
     both(run, plain, balance={"policy": "hash", "by": "header:X-User"})
     assert "service   u (2 instances, hash by header:x-user)\n" in run("explain", "told.yaml", "GET", "/a")[1]

@@ -116,6 +116,11 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
         ("t.yaml", b"- file: other.yaml\n", ":1: a target list allows http://host:port only"),
         ("t.txt", b"http://a:1\ndns+http://b:2\n", ":2: a target list allows http://host:port only"),
         ("t.txt", b"http://a:1\nhttps://b:2\n", ":2: a target list allows http://host:port only"),
+        (
+            "t.txt",
+            b"unix:/run/a.sock\nhttp://b:2/v1\n",
+            ":2: found http://b:2/v1 with a path; a target list allows",
+        ),
         ("t.txt", b"http://a:1 1 1\n", ":1: found 3 words"),
         ("t.txt", b"http://a:1\nhttp://b:2 0\n", ":2: weight: found 0"),
         ("t.txt", b"http://a:1\n\xff\n", ":2: octet 0xFF is not UTF-8"),

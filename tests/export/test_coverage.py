@@ -218,6 +218,8 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Service.balance": (service(), service(balance="least_inflight")),
     "Service.connect_timeout": (service(), service(connect_timeout="3s")),
     "Service.eject": (service(), service(eject="off")),
+    "RouteCache.ttl_by_status": (cache(ttl="3s"), cache(ttl="3s", ttl_by_status={404: "2s"})),
+    "Service.forwarding": (service(), service(forwarding="X-Real-IP")),
     "Service.host": (service(), service(host="a.example")),
     "Service.instances": (service(app="a:b"), service(app="a:b", instances=2)),
     "Service.keepalive": (service(), service(keepalive="3s")),

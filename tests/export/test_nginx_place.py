@@ -207,6 +207,36 @@ def test_fields_that_only_a_gateway_sets_are_removed(rig: Rig) -> None:
     assert [received.all(name) for name in prefixes] == [[b"127.0.0.1"], [b"gw"], [b"http"], []]
 
 
+def test_a_unix_socket_is_exported_and_forwarded_is_a_loss() -> None:
+    services = {"u": {"targets": ["unix:/run/app.sock"], "forwarding": ["Forwarded"]}}
+    text, findings = in_place(deployment_of(services, [{"path": "/", "service": "u"}]))
+    assert "server unix:/run/app.sock " in text
+    assert findings == ["services.u.forwarding"]
+
+
+def test_the_path_of_targets_and_fields_about_the_client(rig: Rig) -> None:
+    upstream, plain = rig.upstream(answering(ok())), rig.upstream(answering(ok()))
+    services = {
+        "u": {"targets": [f"{upstream.url}/v1"], "forwarding": ["X-Real-IP", "X-Forwarded-Port"]},
+        "plain": targets(plain),
+    }
+    routes = [
+        {"path": "/plain/{rest*}", "service": "u", "request_headers": {"set": {"x-real-ip": "rule"}}},
+        {"path": "/short/{rest*}", "service": "u", "rewrite": "/{rest}"},
+        {"path": "/other", "service": "plain"},
+    ]
+    with serving(deployment_of(services, routes)) as nginx, nginx.connect() as client:
+        forged = [("X-Real-IP", "1.2.3.4"), ("X-Forwarded-Port", "1"), ("Forwarded", "for=1.2.3.4")]
+        for path in ("/plain/a", "/short/a", "/other"):
+            assert client.request("GET", path, *forged).status == 200
+    assert [request.target for request in upstream.requests] == [b"/v1/plain/a", b"/v1/a"]
+    for request in upstream.requests:
+        assert (request.all("x-real-ip"), request.all("forwarded")) == ([b"127.0.0.1"], [])
+        assert request.all("x-forwarded-port") not in ([], [b"1"])
+    (request,) = plain.requests
+    assert [request.all(name) for name in ("x-real-ip", "x-forwarded-port", "forwarded")] == [[], [], []]
+
+
 def test_fields_that_guards_set_on_other_routes_are_removed(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok()))
     forward_auth = {"service": "u", "path": "/check", "copy_headers": ["X-User"]}

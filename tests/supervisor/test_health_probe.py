@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,62 @@ def test_a_response_that_is_not_well_formed(response: bytes, problem: str) -> No
     run(check())
 
 
+@pytest.mark.parametrize(
+    ("rules", "response", "problem"),
+    [
+        (ProbeRules(body=b"ready"), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnot ready", ""),
+        (
+            ProbeRules(body=b"ready"),
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nre\r\n3\r\nady\r\n0\r\n\r\n",
+            "",
+        ),
+        (
+            ProbeRules(body=b"ready"),
+            b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nstarting",
+            "response to GET / does not contain the text of health.body",
+        ),
+        (ProbeRules(body=b"ready"), b"HTTP/1.1 503 Not\r\nContent-Length: 5\r\n\r\nready", "status 503 for GET /"),
+        # Beyond what a probe reads.
+        (
+            ProbeRules(body=b"ready"),
+            b"HTTP/1.1 200 OK\r\nContent-Length: 70005\r\n\r\n" + b"x" * 70_000 + b"ready",
+            "response to GET / does not contain the text of health.body",
+        ),
+        # The length is that of the response to a GET: no body follows.
+        (ProbeRules(method="HEAD"), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", ""),
+        (ProbeRules(method="OPTIONS"), b"HTTP/1.1 405 Not\r\nContent-Length: 0\r\n\r\n", "status 405 for OPTIONS /"),
+    ],
+)
+def test_the_method_of_a_probe_and_the_body_that_it_requires(rules: ProbeRules, response: bytes, problem: str) -> None:
+    requests: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(response)
+        await reader.read()  # until the probe closes
+
+    async def check() -> None:
+        async with server(handler) as port:
+            assert await probe("127.0.0.1", port, "/", 5.0, rules=rules) == problem
+
+    run(check())
+    assert requests[0].startswith(rules.method.encode() + b" / HTTP/1.1\r\n")
+
+
+def test_a_probe_of_a_port_of_its_own() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % (200 if b"Host: 127.0.0.1:1\r\n" in request else 400)
+        )
+
+    async def check() -> None:
+        async with server(handler) as port:
+            assert await probe("127.0.0.1", 1, "/", 5.0, rules=ProbeRules(port=port)) == ""
+
+    run(check())
+
+
 def test_host_fields_and_statuses_of_a_probe_can_be_set() -> None:
     requests: list[bytes] = []
 
@@ -154,3 +211,21 @@ def test_no_listener_at_the_address() -> None:
         assert await probe("no-such-host.invalid", 80, None, 2.0) != ""
 
     run(check())
+
+
+def test_a_probe_of_a_unix_socket(tmp_path: Path) -> None:
+    requests: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def check() -> None:
+        path = str(tmp_path / "app.sock")
+        assert "no such file" in (await probe(path, 0, "/", 5.0)).lower()
+        async with await asyncio.start_unix_server(handler, path):
+            assert await probe(path, 0, "/", 5.0) == ""
+
+    run(check())
+    assert requests[0].startswith(b"GET / HTTP/1.1\r\nHost: localhost\r\n")

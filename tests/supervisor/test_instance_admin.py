@@ -273,6 +273,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             ),
             ("POST", "s/instances", {"url": url, "wieght": "1"}, 400, "found 'wieght'; allowed: url, weight, zone"),
             ("POST", "s/instances", {"url": url, "zone": "a"}, 400, "found zone 'a'; s has no zones"),
+            ("POST", "s/instances", {"url": f"{url}/v1"}, 400, f"url: found {url}/v1 with a path; all instances have"),
             ("POST", "s/instances", {"url": "https://x"}, 409, "s has no https:// target in the file"),
             (
                 "POST",

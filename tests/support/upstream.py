@@ -17,6 +17,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tests.support.wire import DEADLINE, Closed, Request, Wire, wait_until
 
@@ -99,8 +100,18 @@ class Upstream:
         if self._send_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
         listener.bind(("127.0.0.1", self.port))
-        listener.listen(64)
         self.port = listener.getsockname()[1]
+        self._accept_on(listener)
+
+    def listen_on(self, path: Path) -> None:
+        """Accept on a Unix socket, and no longer on the port."""
+        self.refuse()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        self._accept_on(listener)
+
+    def _accept_on(self, listener: socket.socket) -> None:
+        listener.listen(64)
         self._listener = listener
         thread = threading.Thread(target=self._accept, args=(listener,), daemon=True)
         self._threads.append(thread)

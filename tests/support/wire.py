@@ -121,7 +121,8 @@ class Wire:
         self.buffer = bytearray()
         self.received = bytearray()  # everything ever read, in order
         self.closed = ""  # "", "eof" or "reset"
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     # -- bytes
 

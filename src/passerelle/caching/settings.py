@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from passerelle.caching.keys import WHOLE_URI, KeyRule
@@ -29,18 +30,20 @@ class IdentitySharing(enum.Enum):
 class CacheSettings:
     """Cache settings of a route; all durations are in seconds.
 
-    ``ttl`` replaces the response's own lifetime for ``statuses``; prohibitions (no-store, private, no-cache, Vary,
-    identity, Set-Cookie) still apply. ``stale_while_revalidate`` and ``stale_if_error`` replace the response's values
-    (None: the response's values apply). ``stale_if_disconnected`` limits the stale use that RFC 9111 §4.2.4 allows when
-    there is no response from upstream. ``vary_on`` names request fields that select among responses in addition to
-    those of Vary. ``identity_fields`` names the fields (lower case), in addition to ``X-Consumer…``, by which guards
-    pass the client's identity to services: a response that varies by one of them varies by identity. ``targeted`` lists
-    the targeted fields in order of precedence (RFC 9213 §2.2). ``max_body`` is the maximum stored body size in bytes.
+    ``ttl`` replaces the response's own lifetime for ``statuses``, ``ttl_by_status`` for single ones; prohibitions
+    (no-store, private, no-cache, Vary, identity, Set-Cookie) still apply. ``stale_while_revalidate`` and
+    ``stale_if_error`` replace the response's values (None: the response's values apply). ``stale_if_disconnected``
+    limits the stale use that RFC 9111 §4.2.4 allows when there is no response from upstream. ``vary_on`` names request
+    fields that select among responses in addition to those of Vary. ``identity_fields`` names the fields (lower case),
+    in addition to ``X-Consumer…``, by which guards pass the client's identity to services: a response that varies by
+    one of them varies by identity. ``targeted`` lists the targeted fields in order of precedence (RFC 9213 §2.2).
+    ``max_body`` is the maximum stored body size in bytes.
     """
 
     key: KeyRule = WHOLE_URI
     ttl: float | None = None
     statuses: frozenset[int] = TTL_STATUSES
+    ttl_by_status: Mapping[int, float] = field(default_factory=dict)
     stale_while_revalidate: int | None = None
     stale_if_error: int | None = None
     stale_if_disconnected: int = 86_400
@@ -52,3 +55,8 @@ class CacheSettings:
     heuristic: bool = True
     targeted: tuple[bytes, ...] = (b"cdn-cache-control",)
     max_body: int = 8 * 1024 * 1024
+
+    def ttl_of(self, status: int) -> float | None:
+        """Return the lifetime that the route sets for responses with ``status``; None where they have their own."""
+        found = self.ttl_by_status.get(status)
+        return found if found is not None else self.ttl if status in self.statuses else None

@@ -179,7 +179,7 @@ def make_draft(
     if reason is not None:
         return reason
     lifetime = terms.lifetime
-    has_ttl = settings.ttl is not None and status in settings.statuses
+    has_ttl = settings.ttl_of(status) is not None
     if not has_ttl and not (lifetime.explicit or status in HEURISTIC_STATUSES or b"public" in terms.directives):
         return "status"
     entry = build_entry(view, response, terms, settings, tags)
@@ -215,9 +215,9 @@ def build_entry(
     age = initial_age(response)
     if _applies_to_all(directives, b"no-cache"):
         fresh_until = NEVER
-    elif settings.ttl is not None and response.status in settings.statuses:
+    elif (ttl := settings.ttl_of(response.status)) is not None:
         # The route's lifetime starts when the response arrives, whatever its age by then.
-        fresh_until = arrived + settings.ttl
+        fresh_until = arrived + ttl
     else:
         fresh_until = arrived + terms.lifetime.seconds - age
     # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10) and so forbids stale

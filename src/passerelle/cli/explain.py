@@ -109,6 +109,8 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if "service" in route:
         lines.append(("service", _service_text(route["service"])))
         lines.append(("upstream", f"{method} {route['upstream_path']}"))
+        if route["rewrite_response"]:
+            lines.append(("response", "Location, Content-Location and cookies become those of clients"))
         if route["encoded_slashes"] == "keep":
             lines.append(("slashes", "%2F in a path is kept"))
     if route["login"] is not None:
@@ -151,6 +153,12 @@ def _service_text(service: dict[str, Any]) -> str:
     if service["concurrency"] is not None:
         least, most = service["concurrency"]
         texts.append(f"{least} to {most} concurrent requests")
+    if service["path"] is not None:
+        texts.append(f"path {service['path']}")
+    if service["host"] != "client":
+        texts.append(f"host {service['host']}")
+    if service["forwarding"]:
+        texts.append(f"with {', '.join(service['forwarding'])}")
     return f"{service['name']} ({', '.join(texts)})"
 
 

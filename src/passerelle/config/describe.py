@@ -37,6 +37,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "split": describe_split(route.service, route.split),
         "rollout": str(route.rollout) if route.rollout is not None else None,
         "encoded_slashes": route.encoded_slashes,
+        "rewrite_response": bool(route.rewrite_response),
         "redirect": describe_redirect(route.redirect),
         "respond": describe_respond(route.respond),
         "static": describe_static(route.static),
@@ -78,6 +79,9 @@ def describe_service(config: Config, name: str) -> dict[str, Any]:
         "by": str(balance.by) if balance.by is not None else None,
         "sticky": balance.sticky.cookie if balance.sticky is not None else None,
         "concurrency": [concurrency.min, concurrency.max] if concurrency is not None else None,
+        "path": service.path or None,
+        "host": service.host,
+        "forwarding": list(service.forwarding),
     }
 
 
@@ -122,6 +126,8 @@ def _cache_value(key: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return " ".join(f"{status} {duration_text(seconds)}" for status, seconds in value.items())
     if isinstance(value, float):
         return duration_text(value)
     return size_text(value) if key == "max_body" else str(value)

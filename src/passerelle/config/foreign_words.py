@@ -278,12 +278,9 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
     ),
     "Health": _table(
         ("url uri endpoint", "path", _path),
-        ("interval period", "", "remove it: instances are probed every 3 seconds"),
-        (
-            "retries threshold unhealthy_threshold healthy_threshold",
-            "",
-            "remove it: three failures take an instance out",
-        ),
+        ("period", "interval", _write("interval: 3s")),
+        ("retries threshold unhealthy_threshold", "fall", _write("fall: 3")),
+        ("healthy_threshold", "rise", _write("rise: 1")),
     ),
 }
 

@@ -107,4 +107,6 @@ def _target(item: object, line: int, path: Path) -> Target:
     # Whether a service uses TLS depends on its targets in the configuration, and https:// must not become plain HTTP.
     if target.url is None or isinstance(target.url, Lookup) or target.url.secure:
         raise InvalidTargetFile(f"{path}:{line}: a target list allows http://host:port only")
+    if target.url.path:
+        raise InvalidTargetFile(f"{path}:{line}: found {target.url.url} with a path; a target list allows none")
     return target

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from passerelle.config.models.addresses import Address
+from passerelle.config.models.base import given
 from passerelle.config.models.config import Health
 from passerelle.config.models.redis import parse_redis
 from passerelle.config.problems import Finding
@@ -417,7 +418,7 @@ class _Export:
 
 def _health(health: Health | None) -> dict[str, Any]:
     """Return the check of an instance: by HTTP if the status alone decides, otherwise by a connection."""
-    if health is None or health.statuses is not None or health.headers or health.host is not None:
+    if health is None or given(health) - {"path", "timeout", "interval", "rise", "fall"}:
         return tcp_check(PORT)
     return http_check(PORT, health.path)
 

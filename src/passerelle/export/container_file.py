@@ -187,8 +187,11 @@ class _Maker:
 
     def _on_host(self, place: Loc, url: Address) -> None:
         """Refer to an instance on the machine that runs the containers."""
-        moved = Address(host=HOST, port=url.port, secure=url.secure).url
         inside = (*place, "url") if isinstance(at(self._data, place), dict) else place
+        if url.is_socket:
+            self._made.losses.append(Finding(inside, "containers do not reach a Unix socket of this machine"))
+            return
+        moved = Address(host=HOST, port=url.port, secure=url.secure, path=url.path).url
         put(self._data, inside, moved)
         self._made.uses_host = True
         kind = "name" if isinstance(url, Lookup) else "address"

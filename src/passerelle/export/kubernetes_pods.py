@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from passerelle.appserver.main import GRACE
+from passerelle.config.models.base import given
 from passerelle.config.models.config import Config, Health, Service
 from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, data_of
@@ -329,7 +330,12 @@ def _readiness(health: Health | None) -> Manifest:
     A check that Kubernetes cannot express, or that may need a secret, is left to the gateway, which probes as well.
     """
     rest: Manifest = {"periodSeconds": 3, "failureThreshold": 3}
-    if health is None or health.statuses is not None or not all(map(_is_plain_field, health.headers.items())):
+    if health is not None:
+        rest = {"periodSeconds": _seconds(health.interval), "failureThreshold": health.fall}
+        if health.rise != 1:
+            rest["successThreshold"] = health.rise
+    inexpressible = health is None or given(health) & {"statuses", "body"} or health.method != "GET"
+    if health is None or inexpressible or not all(map(_is_plain_field, health.headers.items())):
         return {"tcpSocket": {"port": "http"}, **rest}
     fields = dict(health.headers) | ({"Host": health.host} if health.host is not None else {})
     page: Manifest = {"path": health.path, "port": "http"}

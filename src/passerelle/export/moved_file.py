@@ -64,7 +64,7 @@ def loopback_targets(config: Config, name: str) -> Iterator[tuple[Loc, Address]]
     groups += [((*place, "zones", key, "targets"), zone.targets) for key, zone in (service.zones or {}).items()]
     for owner, targets in groups:
         for index, target in enumerate(targets):
-            if target.url is not None and is_loopback(target.url.host):
+            if target.url is not None and (is_loopback(target.url.host) or target.url.is_socket):
                 yield (*owner, index), target.url
 
 

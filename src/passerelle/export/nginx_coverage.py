@@ -103,7 +103,8 @@ IN_PLACE = Coverage(
         **_all(_ELSEWHERE, "Service.interface", "Service.env", "Service.cwd", "Service.threads"),
         "Service.near": Lost("nginx prefers no zone"),
         "Service.health": Lost("nginx has no active health checks; requests discover a failed instance"),
-        **_all(_LATER, *(f"Health.{key}" for key in ("path", "timeout", "host", "headers", "statuses"))),
+        **_all(_LATER, *(f"Health.{key}" for key in ("path", "method", "port", "interval", "timeout"))),
+        **_all(_LATER, *(f"Health.{key}" for key in ("rise", "fall", "host", "headers", "statuses", "body"))),
         "Service.eject": _YES,
         **_all(_YES, "Eject.failures", "Eject.time"),
         "Eject.max_time": Lost("nginx ejects an instance for the same time each time"),
@@ -121,6 +122,7 @@ IN_PLACE = Coverage(
         "Retries.max_backoff": Lost("nginx retries at once"),
         "Retries.methods": Lost("nginx retries all idempotent methods"),
         "Service.host": Exported("`upstream` is a loss with several instances"),
+        "Service.forwarding": Exported("`Forwarded` is a loss"),
         "Service.tls": _YES,
         **_all(_YES, *(f"ServiceTls.{key}" for key in ("verify", "ca", "server_name", "certificate", "key"))),
         **_all(_YES, "Service.connect_timeout", "Service.max_connections", "Service.keepalive"),
@@ -145,6 +147,7 @@ IN_PLACE = Coverage(
         "Instances.target_in_flight": Lost("nginx has a fixed number of instances; the export has the smallest"),
         # Routes.
         **_all(_YES, "Route.path", "Route.host", "Route.service", "Route.rewrite", "Route.timeout"),
+        "Route.rewrite_response": Lost("write proxy_redirect, proxy_cookie_path and proxy_cookie_domain"),
         "Route.methods": Exported("a loss where a less specific route has the other methods"),
         "Route.body": Exported("the largest limit of a path counts for all its methods"),
         **_all(_YES, "Route.attempts", "Route.attempt_timeout", "Route.cache", "Route.compress"),
@@ -194,6 +197,7 @@ IN_PLACE = Coverage(
         "Cors.max_age": _LATER,
         # Caching: a loss never makes a response shared that the gateway would not share.
         **_all(_YES, "RouteCache.ttl", "RouteCache.statuses", "RouteCache.per_host", "RouteCache.vary_on"),
+        "RouteCache.ttl_by_status": Exported("a loss without `ttl`, where responses have lifetimes of their own"),
         **_all(_YES, "RouteCache.ignore_client_directives", "RouteCache.store_set_cookie"),
         "RouteCache.identity": Exported("`consumer` is a loss: such responses are not stored"),
         "RouteCache.stale_while_revalidate": Lost("nginx limits no time; stale responses are not used"),

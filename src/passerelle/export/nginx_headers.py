@@ -9,12 +9,13 @@ from passerelle.config.models.headers import SecurityHeaders
 from passerelle.export.nginx_text import literal
 from passerelle.export.nginx_writer import Writer
 from passerelle.gateway.assembly.guards import copied_fields
-from passerelle.gateway.assembly.headers import stripped_prefix
 
+# The fields of `forwarding` that nginx can write, with values as nginx reads them.
+_FORWARDING = {"X-Real-IP": "$remote_addr", "X-Forwarded-Port": "$server_port"}
 # Only a gateway sets them, and services rely on that: a client's own are removed.
 _REMOVED = (
     *("Forwarded", "Proxy", "X-Consumer", "X-Consumer-Auth", "X-Consumer-Roles", "X-Consumer-Scopes"),
-    "Passerelle-Timeout-Ms",
+    *("Passerelle-Timeout-Ms", "X-Real-IP", "X-Forwarded-Port"),
 )
 _SECURITY = {
     "content_type_options": "X-Content-Type-Options",
@@ -59,15 +60,26 @@ def usual_fields(config: Config) -> dict[str, str]:
 
 def request_fields(config: Config, route: Route, host: str) -> dict[str, str]:
     """Return the header fields for the service, with values as nginx reads them. An empty value removes a field."""
-    fields = dict(_usual_fields(config, host, stripped_prefix(route)))
+    fields = dict(_usual_fields(config, host, route.prefix))
     # The service believes them, because forward_auth sets them on another route.
     for copied in sorted(copied_fields(config, [route.service or ""])):
         fields.setdefault(copied.decode(), '""')
     rules = route.request_headers
     if rules is not None:
-        fields |= dict.fromkeys(rules.remove, '""')
-        fields |= {name: literal(value) for name, value in rules.set.items()}
+        _put(fields, dict.fromkeys(rules.remove, '""'))
+        _put(fields, {name: literal(value) for name, value in rules.set.items()})
+    # They replace those of rules, as in the gateway.
+    forwarding = config.services[route.service].forwarding if route.service is not None else ()
+    _put(fields, {name: value for name, value in _FORWARDING.items() if name in forwarding})
     return fields
+
+
+def _put(fields: dict[str, str], others: dict[str, str]) -> None:
+    """Add ``others`` to ``fields``, in place of those whose names differ in case only."""
+    names = {name.lower() for name in others}
+    for name in [name for name in fields if name.lower() in names and name not in others]:
+        del fields[name]
+    fields |= others
 
 
 def _usual_fields(config: Config, host: str, prefix: str) -> Iterator[tuple[str, str]]:

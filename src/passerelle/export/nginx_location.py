@@ -88,14 +88,16 @@ class LocationWriter:
             lose("encoded_slashes", why="nginx decodes them; the export refuses paths with %2F")
         _write_clients(out, route)
         _write_rate_limits(out, item, lose)
-        _write_rewrite(out, route, lose)
+        assert route.service is not None
+        service = self._services[route.service]
+        _write_rewrite(out, route, service.service.path, lose)
         if route.cache is not None:
             _write_cache(out, route, route.cache, lose)
         if route.compress is not None:
             _write_compression(out, route.compress, lose)
-        assert route.service is not None
-        service = self._services[route.service]
         of_service = lose_service(service)
+        if "Forwarded" in service.service.forwarding:
+            of_service("forwarding", why="nginx writes no Forwarded")
         write_sending(out, service, route, self._upstreams[service.name], self._deployment.path, of_service)
         fields = self._request_fields(item, host_of(service, of_service), lose)
         if fields != self._usual:
@@ -147,15 +149,18 @@ def _write_rate_limits(out: Writer, item: RouteExport, lose: Lose) -> None:
         lose("rate_limit", why="nginx has dry_run for all limits of a route, or for none; all of them refuse")
 
 
-def _write_rewrite(out: Writer, route: Route, lose: Lose) -> None:
+def _write_rewrite(out: Writer, route: Route, path: str, lose: Lose) -> None:
+    """Write the change of the path: the rewrite of the route, and ``path``, that of the targets, before it."""
     if route.rewrite is None:
+        if path:
+            out.add("rewrite", regex("^(/.*)$"), f"{path}$1", "break")
         return
     pattern = Pattern.parse(route.path)
     if len(pattern.names) > MOST_GROUPS:
         lose("rewrite", why=f"nginx has at most {MOST_GROUPS} groups; the export responds {CLOSED}")
         out.add("return", str(CLOSED))
         return
-    out.add("rewrite", regex(path_regex(pattern)), replacement(route.rewrite, pattern), "break")
+    out.add("rewrite", regex(path_regex(pattern)), replacement(path + route.rewrite, pattern), "break")
 
 
 def _write_cache(out: Writer, route: Route, cache: RouteCache, lose: Lose) -> None:
@@ -178,9 +183,16 @@ def _write_cache(out: Writer, route: Route, cache: RouteCache, lose: Lose) -> No
     out.add("proxy_cache_lock", "on")
     ignored = ["Set-Cookie"] if cache.store_set_cookie else []
     refused = []
+    for status, seconds in cache.ttl_by_status.items():
+        out.add("proxy_cache_valid", str(status), whole_seconds(seconds))
+        if seconds != int(seconds):
+            lose("cache", "ttl_by_status", why="nginx has whole seconds; the export rounds down")
+    if cache.ttl_by_status and cache.ttl is None:
+        lose("cache", "ttl_by_status", why="without `ttl`, nginx uses it for responses without a lifetime only")
     if cache.ttl is not None:
-        statuses = cache.statuses or _CACHED_STATUSES
-        out.add("proxy_cache_valid", *map(str, sorted(set(statuses))), whole_seconds(cache.ttl))
+        statuses = set(cache.statuses or _CACHED_STATUSES) - cache.ttl_by_status.keys()
+        if statuses:
+            out.add("proxy_cache_valid", *map(str, sorted(statuses)), whole_seconds(cache.ttl))
         if cache.ttl != int(cache.ttl):
             lose("cache", "ttl", why="nginx has whole seconds; the export rounds down")
         # The lifetime of the response is ignored, but not that it must not be shared.

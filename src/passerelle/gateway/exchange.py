@@ -45,6 +45,7 @@ from passerelle.upstream.request_body import BufferedBody, RequestBody
 from passerelle.upstream.request_headers import (
     cache_origin,
     client_address,
+    client_hosts,
     is_client_secure,
     part_fields,
     trusted_host,
@@ -580,6 +581,11 @@ class Exchange:
     def origin(self) -> bytes | None:
         """The Origin header of the request, or None."""
         return self._head.get(b"origin")
+
+    @property
+    def hosts(self) -> tuple[bytes, ...]:
+        """The hosts that the client used, if the response comes from a service."""
+        return () if self._source is None else client_hosts(self._head, self._client.peer, self._context.proxies)
 
     @property
     def secure(self) -> bool:

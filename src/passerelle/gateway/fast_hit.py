@@ -16,7 +16,7 @@ from passerelle.caching.serving import fresh_hit_bytes, fresh_hit_tail
 from passerelle.gateway.compression import coding_of, encoded_form
 from passerelle.gateway.plans import RoutePlan
 from passerelle.proxy_cache.cache import Cache, request_view
-from passerelle.upstream.request_headers import cache_origin, client_address, is_client_secure
+from passerelle.upstream.request_headers import cache_origin, client_address, client_hosts, is_client_secure
 
 if TYPE_CHECKING:
     from passerelle.gateway.context import Context
@@ -95,6 +95,10 @@ class _Request:
     @property
     def origin(self) -> bytes | None:
         return self._head.get(b"origin")
+
+    @property
+    def hosts(self) -> tuple[bytes, ...]:
+        return client_hosts(self._head, self._client.peer, self._context.proxies)
 
     @property
     def secure(self) -> bool:

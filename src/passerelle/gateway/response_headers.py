@@ -48,6 +48,13 @@ class RequestContext(Protocol):
     def sees_timing(self) -> bool:
         """Whether the client receives the ``Server-Timing`` of the service."""
 
+    @property
+    def hosts(self) -> tuple[bytes, ...]:
+        """The hosts that the client used, in lower case with their ports: its Host, and that of a trusted proxy.
+
+        Empty where the response comes neither from a service nor from the cache.
+        """
+
 
 class ResponseHeaderRules:
     """Edits the heads of a route's responses.

@@ -13,7 +13,7 @@ from passerelle.http1.head import ResponseHead
 from passerelle.http1.tls_contexts import UpstreamTls, reason
 from passerelle.system.ports import join
 
-INTERVAL = 3.0  # seconds between two probes of an instance that was up before
+INTERVAL = 3.0  # seconds between two probes of an instance that was up before, unless configured
 TIMEOUT = 1.0  # seconds for one probe, unless the configuration says otherwise
 REFUSED = "connection refused"  # the problem of an instance that does not listen
 
@@ -21,14 +21,18 @@ _RESPONSE_LIMIT = 64 * 1024  # bytes of a head, and of a body, that are read at 
 
 
 class ProbeRules(NamedTuple):
-    """How a probe differs from the usual one: its Host, additional fields, and the statuses of a healthy instance.
+    """How a probe differs from the usual one, and what the response of a healthy instance has.
 
-    Without ``host``, it is the address of the instance. Without ``statuses``, any 2xx is accepted.
+    Without ``host``, Host is the address of the instance. Without ``port``, it is that of the instance. Without
+    ``statuses``, any 2xx is accepted. ``body`` is a part of the first 64 KiB of the body.
     """
 
     host: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     statuses: frozenset[int] | None = None
+    method: str = "GET"
+    port: int | None = None
+    body: bytes = b""
 
     def accepts(self, status: int) -> bool:
         """Whether an instance that responds with ``status`` is healthy."""
@@ -48,18 +52,23 @@ async def probe(
 ) -> str:
     """Probe an instance once, for at most ``within`` seconds, over TLS if ``tls`` is given.
 
-    The probe is GET ``path``, or only a connection if ``path`` is None. Returns an empty string if the instance is
-    healthy, otherwise the problem.
+    The probe is a request for ``path``, or only a connection if ``path`` is None. Returns an empty string if the
+    instance is healthy, otherwise the problem.
     """
     try:
         async with asyncio.timeout(within):
             options = tls.options(host) if tls is not None else {}
-            reader, writer = await asyncio.open_connection(host, port, limit=_RESPONSE_LIMIT, **options)
+            if host.startswith("/"):
+                reader, writer = await asyncio.open_unix_connection(host, limit=_RESPONSE_LIMIT)
+            else:
+                at = rules.port or port
+                reader, writer = await asyncio.open_connection(host, at, limit=_RESPONSE_LIMIT, **options)
             try:
                 if path is None:
                     return ""
-                writer.write(_request(path, rules.host or join(host, port), rules))
-                status = await _status(reader, path)
+                address = "localhost" if host.startswith("/") else join(host, port)
+                writer.write(_request(path, rules.host or address, rules))
+                status, body = await _response(reader, f"{rules.method} {path}", bodied=rules.method != "HEAD")
             finally:
                 writer.close()
     except TimeoutError:
@@ -70,7 +79,9 @@ async def probe(
         return reason(error)
     except _NoResponse as problem:
         return str(problem)
-    return "" if rules.accepts(status) else f"status {status} for GET {path}"
+    if not rules.accepts(status):
+        return f"status {status} for {rules.method} {path}"
+    return "" if rules.body in body else f"response to {rules.method} {path} does not contain the text of health.body"
 
 
 class _NoResponse(Exception):
@@ -78,36 +89,38 @@ class _NoResponse(Exception):
 
 
 def _request(path: str, host: str, rules: ProbeRules) -> bytes:
-    lines = [f"GET {path} HTTP/1.1", f"Host: {host}"]
+    lines = [f"{rules.method} {path} HTTP/1.1", f"Host: {host}"]
     if not any(name.lower() == "user-agent" for name, _ in rules.headers):
         lines.append("User-Agent: passerelle-health")
     lines += [f"{name}: {value}" for name, value in rules.headers]
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode("ascii")
 
 
-async def _status(reader: asyncio.StreamReader, path: str) -> int:
-    """Return the status of the response, once its body has arrived or is longer than a probe reads."""
+async def _response(reader: asyncio.StreamReader, request: str, *, bodied: bool) -> tuple[int, bytes]:
+    """Return the status and the body of the response, once it has arrived or is longer than a probe reads.
+
+    ``request`` is the method and the path, for messages. Responses to it have a body if ``bodied``.
+    """
     try:
         for _ in range(MAX_INTERIM + 1):
             head = ResponseHead(await reader.readuntil(b"\r\n\r\n"))
             if head.status >= 200:
                 break
         else:
-            raise _NoResponse(f"only interim responses to GET {path}")
+            raise _NoResponse(f"only interim responses to {request}")
     except asyncio.IncompleteReadError as end:
         if b"HTTP/1.".startswith(end.partial[:7]):
-            raise _NoResponse(f"connection closed without a response to GET {path}") from None
-        raise _NoResponse(f"response to GET {path} has no status line") from None
+            raise _NoResponse(f"connection closed without a response to {request}") from None
+        raise _NoResponse(f"response to {request} has no status line") from None
     except asyncio.LimitOverrunError:
-        raise _NoResponse(f"response to GET {path} has no status line") from None
+        raise _NoResponse(f"response to {request} has no status line") from None
     except Failure as failure:
-        raise _NoResponse(f"response to GET {path} is malformed: {failure.detail}") from None
-    await _read_body(reader, head)
-    return head.status
+        raise _NoResponse(f"response to {request} is malformed: {failure.detail}") from None
+    return head.status, await _read_body(reader, head) if bodied else b""
 
 
-async def _read_body(reader: asyncio.StreamReader, head: ResponseHead) -> None:
-    """Read the body to its end if it is short, so that the instance does not log a client that disconnected.
+async def _read_body(reader: asyncio.StreamReader, head: ResponseHead) -> bytes:
+    """Return the body, to its end if it is short, so that the instance does not log a client that disconnected.
 
     Its connection may stay open longer: not every server closes it, whatever the request states.
     """
@@ -117,7 +130,9 @@ async def _read_body(reader: asyncio.StreamReader, head: ResponseHead) -> None:
     elif not head.bodied or head.content_length >= 0:
         decoder = CountedDecoder(head.content_length if head.bodied else 0)
     left = _RESPONSE_LIMIT
+    body = []
     with contextlib.suppress(Failure, OSError):  # the status decides
         while not decoder.done and left > 0 and (data := await reader.read(left)):
             left -= len(data)
-            decoder.feed(data)
+            body.append(decoder.feed(data))
+    return b"".join(body)

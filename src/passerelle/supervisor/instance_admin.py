@@ -246,6 +246,8 @@ def _spec(name: str, service: ServiceConfig, options: Mapping[str, str]) -> Inst
     assert url is not None
     if isinstance(url, Lookup):
         raise InvalidChange(f"url: {url.url} is a name to look up, not an instance; names belong in the file")
+    if url.path:
+        raise InvalidChange(f"url: found {url.url} with a path; all instances have the path of the targets in the file")
     if url.secure and service_tls(service) is None:
         raise ChangeRefused(f"{name} has no https:// target in the file, so no certificate authority is known for it")
     zone = options.get("zone", "")

@@ -77,6 +77,7 @@ class ServiceHealthMonitor:
         self._certificates = ServiceCertificates(config)
         self.path = health.path if health is not None else None
         self.probe_timeout = health.timeout if health is not None else TIMEOUT
+        self.interval = health.interval if health is not None else INTERVAL
         self._rules = probe_rules(config)
 
     def add(self, spec: InstanceSpec) -> None:
@@ -93,27 +94,30 @@ class ServiceHealthMonitor:
     async def watch(
         self, spec: InstanceSpec, up: Callable[[], None], failed: Callable[[], None] | None = None
     ) -> NoReturn:
-        """Probe ``spec`` until cancelled: often until the first success, then every 3 s.
+        """Probe ``spec`` until cancelled: often until the first success, then at the interval.
 
-        ``up`` is called once, after the first success; ``failed``, if given, after each failure before that.
+        ``up`` is called once, after the first success (with ``rise``: after so many); ``failed``, if given, after each
+        failure before that.
         """
         pause = 0.02
         begun = self._clock()
-        while not await self._probe(spec):
-            if failed is not None:
+        while not (healthy := await self._probe(spec)) or self._health.state(_key(spec)) is HealthState.JOINING:
+            if healthy:
+                pass  # `rise` requires further successes
+            elif failed is not None:
                 failed()
             elif self._clock() - begun > LATE:
                 self._report_late(spec)
             await asyncio.sleep(pause)
             # An instance that takes T seconds to start is found up at most about T / 5 later.
-            pause = min(pause * 1.2, INTERVAL)
+            pause = min(pause * 1.2, self.interval)
         up()
         # Spread the probes: the instances of a service start at the same time.
-        await asyncio.sleep(INTERVAL * self._rng())
+        await asyncio.sleep(self.interval * self._rng())
         while True:
             # After a first failure the next probe comes sooner, so that an instance that is down is found soon.
             undecided = not await self._probe(spec) and self.is_up(spec.name)
-            await asyncio.sleep(INTERVAL / 12 if undecided else INTERVAL)
+            await asyncio.sleep(self.interval / 12 if undecided else self.interval)
 
     def _report_late(self, spec: InstanceSpec) -> None:
         """Report why the process ``spec`` is not up yet, unless the service has reported this problem already."""
@@ -228,12 +232,19 @@ def probe_rules(config: ServiceConfig) -> ProbeRules:
     if health is None:
         return ProbeRules()
     statuses = frozenset(health.statuses) if health.statuses is not None else None
-    return ProbeRules(health.host or config.host_name, tuple(health.headers.items()), statuses)
+    return ProbeRules(
+        health.host or config.host_name,
+        tuple(health.headers.items()),
+        statuses,
+        health.method,
+        health.port,
+        (health.body or "").encode(),
+    )
 
 
 def _key(spec: InstanceSpec) -> str:
     # The port distinguishes a restarted process, whose health is unknown.
-    return f"{spec.name}@{spec.host}:{spec.port}"
+    return f"{spec.name}@{spec.address}"
 
 
 class ProbedTarget:

@@ -149,7 +149,9 @@ def free(avoid: Collection[int] = (), rng: random.Random | None = None) -> int:
 
 
 def join(host: str, port: int) -> str:
-    """Return ``host:port``, with brackets around an IPv6 address (RFC 3986 §3.2.2)."""
+    """Return ``host:port``, with brackets around an IPv6 address (RFC 3986 §3.2.2), or ``unix:`` and a path."""
+    if host.startswith("/"):
+        return f"unix:{host}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -1,4 +1,4 @@
-"""Requests to a service whose instances receive another Host than that of the client."""
+"""Requests to a service whose instances receive another Host than that of the client, another path, or more fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HOST_LINE = re.compile(rb"\r\nHost:[^\r\n]*", re.IGNORECASE)
 
 
 class AddressedRequest(GuardedRequest):
-    """A request with the Host of its service, or with the address of the instance of each attempt."""
+    """A request with the Host of its service or the address of the instance, with its path, and with its fields."""
 
     __slots__ = ()
 
@@ -26,6 +26,13 @@ class AddressedRequest(GuardedRequest):
         return self._addressed(super().message_for(instance), instance)
 
     def _addressed(self, message: bytes, instance: Instance) -> bytes:
-        host = self._service.host or instance.endpoint.authority
-        # The head of a request has exactly one Host (RFC 9112 §3.2), and no request line contains CRLF.
-        return _HOST_LINE.sub(lambda _: b"\r\nHost: " + host, message, count=1)
+        service = self._service
+        if not service.keeps_host:
+            host = service.host or instance.endpoint.authority
+            # The head of a request has exactly one Host (RFC 9112 §3.2), and no request line contains CRLF.
+            message = _HOST_LINE.sub(lambda _: b"\r\nHost: " + host, message, count=1)
+        if service.path:
+            method, _, rest = message.partition(b" ")
+            if rest.startswith(b"/"):  # not the asterisk of OPTIONS
+                message = b"%b %b%b" % (method, service.path, rest)
+        return message if service.forwarding is None else service.forwarding.apply(message)

@@ -34,6 +34,11 @@ class InstanceSpec(NamedTuple):
     tier: int = 0  # the priority of an SRV record: the lowest tier with an instance up takes all requests
     place: str = ""  # the key for hashing and sticky cookies; empty: the address
 
+    @property
+    def address(self) -> str:
+        """The address as a part of keys; that of a Unix socket has the path as its host, and no port."""
+        return f"unix:{self.host}" if self.host.startswith("/") else f"{self.host}:{self.port}"
+
 
 class PoolSettings(NamedTuple):
     """The settings of each connection pool of a service: counts per instance, times in seconds."""
@@ -75,7 +80,7 @@ class InstanceSet:
         specs = list(specs)
         before = {instance for instance in self._roster.instances if instance.up}
         instances = self._roster.replace(
-            InstanceConfig(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone, spec.place) for spec in specs
+            InstanceConfig(spec.name, spec.address, spec.weight, spec.zone, spec.place) for spec in specs
         )
         for spec, instance in zip(specs, instances, strict=True):
             instance.tier = spec.tier

@@ -40,6 +40,11 @@ def trusted_host(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     return (forwarded or b"").lower()
 
 
+def client_hosts(head: RequestHead, peer: bytes, proxies: Proxies) -> tuple[bytes, bytes]:
+    """Return the hosts that the client used, in lower case with their ports: its Host, and :func:`trusted_host`."""
+    return head.authority.lower(), trusted_host(head, peer, proxies)
+
+
 def cache_origin(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
     """Return the origin as it stands in cache keys: all that a service is sent about it, port and scheme included.
 

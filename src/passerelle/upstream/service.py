@@ -21,6 +21,7 @@ from passerelle.upstream.tunnels import Tunnels
 
 if TYPE_CHECKING:
     from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter
+    from passerelle.upstream.forwarding_fields import ForwardingFields
     from passerelle.upstream.interfaces import ResponseStream
 
 
@@ -71,12 +72,15 @@ class Service:
         "budget",
         "cookie",
         "eject_after",
+        "forwarding",
         "host",
+        "keeps_host",
         "key",
         "limiter",
         "metrics",
         "name",
         "node",
+        "path",
         "report",
         "retries",
         "samples_timing",
@@ -98,6 +102,9 @@ class Service:
         self.key: KeyFunction | None = None
         self.cookie: StickyCookie | None = None
         self.host: bytes | None = None  # the Host of AddressedRequest; None for the address of the instance
+        self.keeps_host = True  # whether AddressedRequest keeps the Host of the client
+        self.path = b""  # what AddressedRequest puts before the path of the request
+        self.forwarding: ForwardingFields | None = None  # what AddressedRequest adds
         self.eject_after = 0  # consecutive failures; 0 for never
         self.report: Callable[[str, str, str], None] = (
             _report_to_none  # event, service, instance (of a breaker: its state)

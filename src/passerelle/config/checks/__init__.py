@@ -42,6 +42,7 @@ from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.split import split_errors, split_places
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
+from passerelle.config.checks.upstream import probe_errors, rewriting_errors, target_errors
 from passerelle.config.checks.versions import version_alert_errors, version_errors, version_route_errors
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
@@ -114,6 +115,8 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
             yield from folder_errors(name, service)
             yield from version_errors(name, service, partial.services)
             yield from _versions(name, service, partial.listen)
+            yield from probe_errors(name, service)
+            yield from target_errors(name, service)
     # "tls" counts as a source of credentials only if clients present certificates.
     no_clients = partial.tls is not None and partial.tls.client_ca is None
     blocks = partial.blocks - {"tls"} if no_clients else partial.blocks
@@ -319,6 +322,7 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
     yield from action_errors(loc, route)
     if route.redirect is not None and route.redirect.path is not None:
         yield from _template((*loc, "redirect", "path"), route.redirect.path, pattern)
+    yield from rewriting_errors(loc, route, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.repaired)
     yield from hedge_errors(loc, route, each.repaired, {name: services.get(name) for name in services_of(route)})
@@ -379,7 +383,7 @@ def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service 
 
 
 # Not for composed responses: they are stored only with 200, live as long as their parts, and fail with a required part.
-_NOT_WITH_COMPOSE = ("statuses", "heuristic", "stale_if_disconnected")
+_NOT_WITH_COMPOSE = ("statuses", "ttl_by_status", "heuristic", "stale_if_disconnected")
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

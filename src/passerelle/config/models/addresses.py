@@ -14,21 +14,29 @@ from passerelle.config.reading.wording import describe
 
 
 class Address(BaseModel):
-    """A host (name, IPv4, or IPv6 without brackets) and a TCP port."""
+    """A host (name, IPv4, or IPv6 without brackets) and a TCP port, or a Unix socket, whose path is the host."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     host: str
     port: int
     secure: bool = False  # over TLS; for targets
+    path: str = ""  # the beginning of the path of requests, without a slash at its end; for targets
 
     def __str__(self) -> str:
+        if self.is_socket:
+            return f"unix:{self.host}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
         """The address as written in a configuration."""
-        return f"{'https' if self.secure else 'http'}://{self}"
+        return str(self) if self.is_socket else f"{'https' if self.secure else 'http'}://{self}{self.path}"
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it is a Unix socket."""
+        return self.host.startswith("/")
 
 
 class Lookup(Address):
@@ -39,9 +47,11 @@ class Lookup(Address):
     @property
     def url(self) -> str:
         """The address as written in a configuration."""
-        return f"dns+http://{self.host if self.srv else self}"
+        return f"dns+http://{self.host if self.srv else self}{self.path}"
 
 
+_SOCKET = re.compile(r"/[A-Za-z0-9._/+-]{1,106}").fullmatch  # sun_path has 108 octets, the last one is zero
+_TARGET_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)*/?").fullmatch
 HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?").fullmatch
 
 
@@ -111,27 +121,46 @@ def parse_admin(found: object) -> object:
 def parse_url(found: object) -> object:
     """Parse ``http://host:port`` or ``https://host:port`` (default ports 80 and 443).
 
-    Returns a :class:`Lookup` for ``dns+http://``.
+    A path is kept without the slash at its end. ``unix:/path`` is a Unix socket. Returns a :class:`Lookup` for
+    ``dns+http://``.
     """
     if isinstance(found, Address):
         return found
     allowed = "allowed is http://host:port or https://host:port, such as http://127.0.0.1:5000"
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; {allowed}")
+    if found.startswith("unix:"):
+        return _socket(found)
     scheme, separator, rest = found.partition("://")
     if not separator:
         raise ValueError(f"found {found!r} without a scheme; {allowed}; did you mean http://{found}?")
     if scheme not in ("http", "https", "dns+http"):
         raise ValueError(f"found scheme {scheme!r}; {allowed}, or dns+http://name:port")
-    authority = rest.removesuffix("/")
-    if any(c in authority for c in "/?#"):
-        raise ValueError(f"found {found!r} with a path; {allowed}; set a path with rewrite of a route")
+    authority, slash, tail = rest.partition("/")
+    if any(c in rest for c in "?#"):
+        raise ValueError(f"found {found!r} with a query or a fragment; {allowed}, with a path at most")
+    if not _TARGET_PATH(slash + tail):
+        raise ValueError(f"found {found!r} with a malformed path; {allowed}/api")
+    path = (slash + tail).removesuffix("/")
     if "@" in authority:
         raise ValueError(f"found a user name in a target; {allowed}")
     secure = scheme == "https"
     example = f"{'https' if secure else 'http'}://127.0.0.1:5000"
     address = split_address(authority, example, default_port=443 if secure else 80, lowest_port=1)
-    return _lookup(address, found) if scheme == "dns+http" else address.model_copy(update={"secure": secure})
+    if scheme == "dns+http":
+        return _lookup(address, found).model_copy(update={"path": path})
+    return address.model_copy(update={"secure": secure, "path": path})
+
+
+def _socket(found: str) -> Address:
+    path = found.removeprefix("unix:")
+    path = "/" + path.lstrip("/") if path.startswith("//") else path
+    if not _SOCKET(path):
+        raise ValueError(
+            f"found {found!r}; allowed is unix: and an absolute path of at most 107 letters, digits and ._/+-, such as "
+            "unix:/run/app.sock"
+        )
+    return Address(host=path, port=0)
 
 
 def _lookup(address: Address, found: str) -> Lookup:
@@ -188,15 +217,16 @@ Url = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "pattern": "^(https?|dns\\+http)://",
+            "pattern": "^((https?|dns\\+http)://|unix:/)",
             "examples": [
                 "http://127.0.0.1:5000",
+                "unix:/run/app.sock",
                 "dns+http://user.internal:5000",
                 "dns+http://_http._tcp.user.internal",
             ],
         }
     ),
-    Takes("`http://host:port`, `https://…`, `dns+http://…`"),
+    Takes("`http://host:port`, `https://…`, `unix:/…`, `dns+http://…`"),
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.units import Duration, Size
@@ -16,6 +16,13 @@ def _selecting_field(text: str) -> str:
     if is_forwarding_field(text.lower().encode()):
         raise ValueError(f"found {text!r}; responses cannot vary on forwarding fields")
     return text
+
+
+def _status(found: object) -> int:
+    number = int(found) if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) < 4 else found
+    if type(number) is not int or not 200 <= number <= 599:
+        raise ValueError(f"found {found!r}; allowed is a status from 200 to 599")
+    return number
 
 
 class Cache(Model):
@@ -42,6 +49,13 @@ class RouteCache(Model):
         default=None,
         min_length=1,
         description="Statuses that `ttl` applies to; by default 200, 203, 204, 300, 301, 308.",
+    )
+    ttl_by_status: Annotated[
+        dict[Annotated[int, BeforeValidator(_status)], Duration], Takes("mapping of statuses to durations")
+    ] = Field(
+        default={},
+        min_length=1,
+        description="Lifetimes for single statuses, such as `{404: 10s}`, in place of `ttl`. Not with `compose`.",
     )
     stale_while_revalidate: Duration | None = Field(
         default=None,

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from passerelle.config.models import instance_source
 from passerelle.config.models.actions import Redirect, Respond, Static
-from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
+from passerelle.config.models.addresses import Address, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
 from passerelle.config.models.backup import S3, Backup, Keep
@@ -39,12 +39,11 @@ from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit,
 from passerelle.config.models.headers import (
     Cors,
     OptionalSecurityHeaders,
-    ProbeField,
     RequestHeaders,
     ResponseHeaders,
     SecurityHeaders,
-    Value,
 )
+from passerelle.config.models.health import Health
 from passerelle.config.models.hedge import Hedge
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.instances import Instances
@@ -66,7 +65,6 @@ from passerelle.config.models.values import (
     Method,
     Name,
     PatternText,
-    PlainPath,
     RouteHost,
     ServiceName,
     TemplateText,
@@ -135,24 +133,6 @@ __all__ = [
 _HEADER_RULES = Takes("[mapping](#request_headers-and-response_headers)")
 
 
-class Health(Model):
-    """The active health check of a service."""
-
-    path: PlainPath = Field(description="Path of the probe, a GET; the status of the response decides.")
-    timeout: Duration = Field(default=1.0, description="Time for one response.")
-    host: Authority | None = Field(
-        default=None,
-        description="`Host` of the probe; by default the `host` of the service if that is a name, otherwise the "
-        "address of the instance.",
-    )
-    headers: Annotated[dict[ProbeField, Value], Takes("mapping of fields to values")] = Field(
-        default={}, min_length=1, description="Further header fields of the probe, such as `X-Forwarded-Proto: https`."
-    )
-    statuses: Annotated[tuple[Annotated[int, WholeNumber(200, 599)], ...], OneOrMore] | None = Field(
-        default=None, min_length=1, description="Statuses that mean that the instance is up; by default any 2xx."
-    )
-
-
 class Version(instance_source.InstanceSource):
     """A version of a service: its instances. All other keys are those of the service."""
 
@@ -202,6 +182,13 @@ class Service(instance_source.InstanceSource):
         default="client",
         description="`Host` that instances receive: that of the `client`, the address of the instance (`upstream`), or "
         "a name.",
+    )
+    forwarding: Annotated[
+        tuple[Literal["Forwarded", "X-Real-IP", "X-Forwarded-Port"], ...], OneOrMore, Takes("list of fields")
+    ] = Field(
+        default=(),
+        description="Fields about the client that instances receive besides the usual ones: `Forwarded`, `X-Real-IP`, "
+        "`X-Forwarded-Port`.",
     )
     tls: Annotated[ServiceTls, Takes("[mapping](#tls-of-a-service)")] | None = Field(
         default=None,
@@ -254,6 +241,16 @@ class Service(instance_source.InstanceSource):
     def all_targets(self) -> tuple[Target, ...]:
         """All targets, including those of the zones."""
         return (self.targets or ()) + tuple(t for zone in (self.zones or {}).values() for t in zone.targets)
+
+    @property
+    def path(self) -> str:
+        """The path of its targets, which begins that of each request; empty without one."""
+        return next((target.url.path for target in self.all_targets if target.url is not None), "")
+
+    @property
+    def changes_requests(self) -> bool:
+        """Whether requests to it differ from those to other services: in the Host, the path, or further fields."""
+        return self.host != "client" or bool(self.forwarding) or bool(self.path)
 
     @property
     def is_local(self) -> bool:
@@ -340,6 +337,11 @@ class _RouteKeys(Model):
         default=None,
         description="The path that the service sees, or that is looked up in the folder, filled with the parameters.",
     )
+    rewrite_response: Yes | None = Field(
+        default=None,
+        description="`true`: `Location`, `Content-Location`, and paths and domains of cookies in responses become "
+        "[those that clients use](routing.md#responses-of-rewritten-requests). With `service` only.",
+    )
     hedge: Hedge | None = Field(
         default=None, description="When a `GET` or `HEAD` is sent to a second instance as well."
     )
@@ -374,6 +376,15 @@ class Route(Defaults, _RouteKeys):
         if self.login is not None or self.logout:
             return frozenset({b"POST"})
         return frozenset({b"GET"}) if self.compose is not None or self.static is not None else None
+
+    @property
+    def prefix(self) -> str:
+        """The literal prefix of the path that the rewrite strips, or an empty string."""
+        path = self.path.replace("*}", "}")
+        if self.rewrite is None or not path.endswith(self.rewrite):
+            return ""
+        prefix = path.removesuffix(self.rewrite)
+        return "" if "{" in prefix else prefix
 
     @property
     def hosts(self) -> tuple[str | None, ...]:

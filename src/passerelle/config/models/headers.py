@@ -118,7 +118,7 @@ def forbidden_request(name: str) -> str | None:
     if plain in OWN_REQUEST or plain.startswith(OWN_REQUEST_PREFIXES):
         return "only the gateway sets it, and services rely on that"
     if plain == "forwarded":
-        return "it states the address of each client, which no rule can; the gateway sends X-Forwarded-For"
+        return "it states the address of each client, which no rule can; use forwarding of the service"
     if plain == "proxy":
         return "CGI programs take it for the proxy of their own requests"
     if plain in _CONDITIONS:

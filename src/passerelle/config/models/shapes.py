@@ -18,6 +18,7 @@ _UPSTREAM = (
     *(
         "methods",
         "rewrite",
+        "rewrite_response",
         "encoded_slashes",
         "cache",
         "compress",
@@ -96,6 +97,8 @@ def route_shape(keys: set[str]) -> Shape:
             findings.append(
                 ("rewrite", "found together with compose; allowed with service only (each part has its own path)")
             )
+        if "rewrite_response" in keys:
+            findings.append(("rewrite_response", "found together with compose; allowed with service only"))
         if "encoded_slashes" in keys:
             findings.append(("encoded_slashes", "found together with compose; allowed with service only"))
         if "split" in keys:

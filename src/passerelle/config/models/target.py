@@ -18,7 +18,8 @@ class Target(Model):
 
     url: Url | None = Field(
         default=None,
-        description="Address of the instance: `http://host:port` or `https://…`, or a name to resolve.",
+        description="Address of the instance: `http://host:port` or `https://…`, a Unix socket, or a name to resolve. "
+        "[A path](#paths-of-targets-and-unix-sockets) is put before the path of each request.",
     )
     file: File | None = Field(
         default=None, description="In place of `url`: a file with a list of targets, reloaded when it changes."

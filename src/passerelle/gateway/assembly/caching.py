@@ -133,6 +133,7 @@ def cache_settings(route: RouteCache, identity_fields: frozenset[bytes], host: s
     return CacheSettings(
         key=KeyRule(None if route.per_host else (host or "").encode("ascii"), query),
         ttl=route.ttl,
+        ttl_by_status=route.ttl_by_status,
         stale_while_revalidate=_whole_seconds(route.stale_while_revalidate),
         stale_if_error=_whole_seconds(route.stale_if_error),
         stale_if_disconnected=_whole_seconds(route.stale_if_disconnected) or 0,

@@ -8,6 +8,7 @@ from passerelle.config.models.headers import Cors as CorsSettings
 from passerelle.config.models.headers import RequestHeaders, ResponseHeaders, SecurityHeaders
 from passerelle.errors import CannotStart
 from passerelle.gateway.response_headers import _ACCESS_CONTROL, ResponseHeaderRules
+from passerelle.gateway.reverse_rewriting import ReverseRewriting, RewritingHeaderRules
 from passerelle.http import content_coding
 from passerelle.http.content_coding import CodingRule
 from passerelle.security.cors import CorsPolicy
@@ -41,7 +42,8 @@ def response_header_rules(
     cors = _cors(route) if route is not None and not preflight else None
     request_id = config.request_id_in_responses
     hides_timing = config.debug is not None
-    if security_headers is None and rules is None and cors is None and not (request_id or hides_timing):
+    rewriting = _reverse_rewriting(config, route) if route is not None and not preflight else None
+    if security_headers is None and rules is None and cors is None and not (request_id or hides_timing or rewriting):
         return None
     strip: list[bytes] = list(_ACCESS_CONTROL) if cors is not None else []
     added = b""
@@ -51,23 +53,32 @@ def response_header_rules(
     if security_headers is not None and security_headers[1]:
         strip += security_headers[0].names
     fields = security_headers[0] if security_headers is not None else None
-    return ResponseHeaderRules(strip, added, fields, cors, request_id, hides_timing)
+    settings = (strip, added, fields, cors, request_id, hides_timing)
+    return ResponseHeaderRules(*settings) if rewriting is None else RewritingHeaderRules(rewriting, *settings)
+
+
+def _reverse_rewriting(config: Config, route: Route) -> ReverseRewriting | None:
+    """Build what rewrites the responses on ``route``, or None."""
+    if not route.rewrite_response or route.service is None:
+        return None
+    service = config.services[route.service]
+    # The sides of a split have the same path (see config/checks/upstream.py), and hosts of their own.
+    sides = [service, *(config.services[name] for name in (route.split.weights if route.split is not None else ()))]
+    authorities = [side.host_name for side in sides if side.host_name is not None]
+    targets = [target for side in sides for target in side.all_targets]
+    for url in (target.url for target in targets if target.url is not None and not target.url.is_socket):
+        authorities.append(str(url))
+        if url.port == (443 if url.secure else 80):
+            authorities.append(str(url).rpartition(":")[0])
+    prefix, path = route.prefix.rstrip("/").encode("ascii"), service.path.encode("ascii")
+    return ReverseRewriting(prefix, path, [each.lower().encode("ascii") for each in authorities])
 
 
 def request_rules(route: Route) -> RequestHeaderRules | None:
     """Build the rules for the header fields of requests to services, or None."""
     rules = _request_rules(route.request_headers)
-    prefix = stripped_prefix(route)
+    prefix = route.prefix
     return StrippedPrefixRules(prefix.encode("ascii"), rules) if prefix else rules
-
-
-def stripped_prefix(route: Route) -> str:
-    """Return the literal prefix of the path that the rewrite of ``route`` strips, or an empty string."""
-    path = route.path.replace("*}", "}")
-    if route.rewrite is None or not path.endswith(route.rewrite):
-        return ""
-    prefix = path.removesuffix(route.rewrite)
-    return "" if "{" in prefix else prefix
 
 
 def _request_rules(settings: RequestHeaders | None) -> RequestHeaderRules | None:

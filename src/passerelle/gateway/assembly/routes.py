@@ -321,7 +321,7 @@ def _forward_auth_policy(config: Config, route: Route, resources: PlanResources)
         return None
     service = config.services[settings.service]
     forward: type[UpstreamRequest] = GuardedRequest if service.breaker is not None else UpstreamRequest
-    if service.host != "client":
+    if service.changes_requests:
         forward = AddressedRequest
     return Subrequest(
         CallPolicy(
@@ -355,13 +355,13 @@ def _shadow_policy(config: Config, route: Route, resources: PlanResources) -> Ca
     if shadow is None:
         return None
     service = config.services[shadow.service]
-    request_type: type[UpstreamRequest] = GuardedRequest if service.host == "client" else AddressedRequest
+    request_type: type[UpstreamRequest] = AddressedRequest if service.changes_requests else GuardedRequest
     return CallPolicy(resources.services[shadow.service], resources.deadlines(shadow.timeout), 1, request_type)
 
 
 def _request_type(service: ServiceConfig, route: Route) -> type[UpstreamRequest]:
     """Return the simplest request class with the features that the service and the route use."""
-    if service.host != "client":
+    if service.changes_requests:
         return AddressedRequest
     guarded = (
         route.hedge is not None

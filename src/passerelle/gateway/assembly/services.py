@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 
@@ -13,7 +14,7 @@ from passerelle.balancing.priority_tiers import PriorityTiers
 from passerelle.balancing.registry import make
 from passerelle.balancing.sticky import Sticky
 from passerelle.config.models.addresses import Lookup
-from passerelle.config.models.config import Config, Target
+from passerelle.config.models.config import Config, Health, Target
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.gateway.assembly.hash_keys import key_of
 from passerelle.http.messages import IDEMPOTENT_METHODS
@@ -24,6 +25,7 @@ from passerelle.resilience.circuit_breaker import BreakerSettings, CircuitBreake
 from passerelle.resilience.retry_budget import RetryBudget
 from passerelle.security.addresses import Proxies, Subscribers
 from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter
+from passerelle.upstream.forwarding_fields import ForwardingFields
 from passerelle.upstream.members import InstanceSpec, Leaf, PoolSettings
 from passerelle.upstream.service import RetryRules, Service, StickyCookie
 
@@ -92,17 +94,17 @@ def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSetting
 def health_settings(config: ServiceConfig, *, probed: bool) -> HealthSettings:
     """Build the health settings of a service; ``probed`` is whether its instances are probed."""
     slow_start = 0.0 if config.slow_start == "off" else config.slow_start
+    health = config.health or Health.model_construct()
+    usual = HealthSettings(probed, health.rise, health.fall, slow_start=slow_start, panic=config.panic)
     eject = config.eject
     if eject is None:
-        return HealthSettings(probed=probed, ejected_part=0.0, slow_start=slow_start, panic=config.panic)
-    return HealthSettings(
-        probed=probed,
+        return replace(usual, ejected_part=0.0)
+    return replace(
+        usual,
         failures=eject.failures,
         ejection=eject.time,
         ejection_max=eject.max_time,
         ejected_part=eject.at_most,
-        slow_start=slow_start,
-        panic=config.panic,
     )
 
 
@@ -110,6 +112,9 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
     """Apply ``config`` to ``service``; what is unchanged since ``before`` keeps its state."""
     service.key = key_of(config.balance)
     service.host = config.host_name.encode("ascii") if config.host_name is not None else None
+    service.keeps_host = config.host == "client"
+    service.path = config.path.encode("ascii")
+    service.forwarding = ForwardingFields(config.forwarding) if config.forwarding else None
     service.tunnels.configure(config.max_tunnels, config.client_share)
     service.eject_after = config.eject.failures if config.eject is not None else 0
     retries = config.retries

@@ -63,6 +63,7 @@ class ConnectionPool:
         "_connections",
         "_host",
         "_idle",
+        "_is_socket",
         "_keepalive",
         "_limit",
         "_loop",
@@ -98,7 +99,8 @@ class ConnectionPool:
         self._clock = clock
         self._host = host
         self._port = port
-        self._names = NameLookup(loop, clock, host, port) if is_name(host) else None
+        self._is_socket = host.startswith("/")  # the path of a Unix socket
+        self._names = NameLookup(loop, clock, host, port) if not self._is_socket and is_name(host) else None
         self._aside = SharedPlaces(aside_limit, aside_limit)
         self._reserve = SharedPlaces(limit, limit)
         self._waiting: FairQueue[ConnectionWaiter] = FairQueue(waiting_limit)
@@ -150,7 +152,12 @@ class ConnectionPool:
 
     @property
     def authority(self) -> bytes:
-        """The address of the instance as a Host field has it: without the default port (RFC 9110 §7.2)."""
+        """The address of the instance as a Host field has it: without the default port (RFC 9110 §7.2).
+
+        That of a Unix socket is ``localhost``.
+        """
+        if self._is_socket:
+            return b"localhost"
         text = f"[{self._host}]" if ":" in self._host else self._host
         default = 443 if self._tls is not None else 80
         return (text if self._port == default else f"{text}:{self._port}").encode("ascii")
@@ -323,6 +330,10 @@ class ConnectionPool:
 
     async def _open(self, connection: UpstreamConnection) -> None:
         """Connect to the first address of the target that accepts; OSError of the last one if none does."""
+        if self._is_socket:
+            connection.address = self._host
+            await self._loop.create_unix_connection(lambda: connection, self._host)
+            return
         names = self._names
         addresses = [self._host] if names is None else await names.known()
         for number, address in enumerate(addresses, 1):
