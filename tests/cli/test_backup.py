@@ -20,6 +20,8 @@ import pytest
 from passerelle.backup.storage import FolderStorage
 from passerelle.cli.main import main
 from passerelle.security.credentials.api_keys import KeyStore
+from tests.caching.redis_server import RedisServer
+from tests.requirements import needs
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/back-up.md"
 CONFIG = PAGE.read_text().partition("```yaml\n")[2].partition("```")[0]
@@ -170,11 +172,29 @@ def test_a_configuration_without_databases_or_target(run: Run) -> None:
     assert code == 1 and "books: var/gone.db does not exist" in err and not os.path.exists("var/gone.db")
 
 
-def test_stores_in_redis_are_named_as_left_out(run: Run) -> None:
-    redis = "redis: redis://127.0.0.1:1/0\n" + CONFIG.replace("store: var/keys.db", "store: redis")
+def test_without_its_redis_a_backup_fails(run: Run) -> None:
+    redis = "redis: redis://:s3cret@127.0.0.1:1/0\n" + CONFIG.replace("store: var/keys.db", "store: redis")
     Path("gateway.yaml").write_text(redis)
-    code, _, err = run("backup")
-    assert (code, err) == (0, "not in the backup: API keys, which are in Redis\n")
+    code, out, err = run("backup")
+    assert (code, out) == (1, "") and err.startswith("failed: keys: redis 127.0.0.1:1: ") and "s3cret" not in err
+
+
+@needs("redis-server")
+def test_keys_in_redis_are_backed_up_and_restored(run: Run) -> None:
+    with RedisServer() as server:
+        redis = f"redis: {server.url}\n" + CONFIG.replace("store: var/keys.db", "store: redis")
+        Path("gateway.yaml").write_text(redis)
+        assert run("keys", "create", "--owner", "app")[0] == 0
+        code, out, _ = run("backup", "--json")
+        found = json.loads(out)
+        first = found["databases"][0]
+        assert code == 0 and (first["engine"], first["rows"]) == ("redis", 1)
+        listed = run("keys", "list", "--json")[1]
+        assert run("keys", "create", "--owner", "other")[0] == 0
+        code, out, _ = run("restore", found["name"], "--only", "keys", "--yes")
+        assert code == 0 and out.startswith("keys: restored 1 rows to redis 127.0.0.1:")
+        assert "keys: the former content is in redis 127.0.0.1:" in out and "for 7 days" in out
+        assert run("keys", "list", "--json")[1] == listed
 
 
 def test_a_verification_that_fails_leaves_no_archive(run: Run) -> None:

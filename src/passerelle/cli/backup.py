@@ -47,7 +47,7 @@ class _Backup(Commands):
 
 @click.group(cls=_Backup, short_help="Back up databases, verify and list backups.")
 def backup() -> None:
-    """Back up the API keys and sessions in files, and the databases of the configuration, while they are in use.
+    """Back up the API keys and sessions of the gateway, and the databases of the configuration, while they are in use.
 
     \b
     Examples:
@@ -110,8 +110,6 @@ def run_backup(
         databases = databases_of(read)
         if not databases:
             raise click.UsageError("there is nothing to back up: add backup: {databases: {NAME: PATH}} to the file")
-        for note in _left_out(read):
-            click.echo(f"not in the backup: {note}", err=True)
         made = make_backup(
             databases,
             storage_of(read, to),
@@ -225,14 +223,17 @@ def _fail(reason: str) -> NoReturn:
 
 
 def databases_of(config: Config) -> list[Database]:
-    """Return the stores of the gateway that are files, and the databases of the configuration."""
+    """Return the stores of the gateway, and the databases of the configuration."""
     from passerelle.backup.postgresql import PostgresDatabase
+    from passerelle.backup.redis_store import RedisStore
     from passerelle.backup.sqlite import SqliteDatabase
 
     found: list[Database] = []
     for name, block in (("keys", config.keys), ("sessions", config.sessions)):
         if block is not None and isinstance(block.store, Path):
             found.append(SqliteDatabase(name, block.store))
+        elif block is not None and config.redis is not None:
+            found.append(RedisStore(name, config.redis.url))
     settings = _settings(config)
     for name, place in settings.databases.items():
         if isinstance(place, Path):
@@ -307,13 +308,6 @@ def _rule(config: Config) -> Keep | None:
 
     found = _settings(config).keep
     return None if found is None else Keep(found.daily, found.weekly, found.monthly)
-
-
-def _left_out(config: Config) -> Iterator[str]:
-    """Name the stores in Redis, which has its own persistence."""
-    for name, block in (("API keys", config.keys), ("sessions", config.sessions)):
-        if block is not None and not isinstance(block.store, Path):
-            yield f"{name}, which are in Redis"
 
 
 def _described(manifest: Manifest) -> dict[str, object]:
