@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlencode
 
 import click
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from passerelle.config.models.backup import S3, Backup
     from passerelle.config.models.config import Config
 
+_MOST_TEXT = 500  # characters of an event
 _TERMINATED = 143  # 128 + SIGTERM, as shells report it
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -110,16 +113,19 @@ def run_backup(
         databases = databases_of(read)
         if not databases:
             raise click.UsageError("there is nothing to back up: add backup: {databases: {NAME: PATH}} to the file")
-        made = make_backup(
-            databases,
-            storage_of(read, to),
-            prefix_of(config),
-            datetime.now(UTC),
-            f"passerelle {__version__}",
-            key=key_of(read, key_file),
-            keep=keep or _rule(read),
-            verify=not no_verify,
-        )
+        with _recorded(read) as outcome:
+            made = make_backup(
+                databases,
+                storage_of(read, to),
+                prefix_of(config),
+                datetime.now(UTC),
+                f"passerelle {__version__}",
+                key=key_of(read, key_file),
+                keep=keep or _rule(read),
+                verify=not no_verify,
+            )
+            names = ", ".join(part.name for part in made.manifest.parts)
+            outcome.append(f"{made.name} ({size_text(made.size)}) of {names}{' was verified' if made.verified else ''}")
     if as_json:
         found = {"name": made.name, "size": made.size, "verified": made.verified, "deleted": list(made.deleted)}
         print_json({**found, **_described(made.manifest)})
@@ -215,6 +221,34 @@ def reported() -> Iterator[None]:
         _fail(f"{where}{(error.strerror or str(error)).lower()}")
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _recorded(config: Config) -> Iterator[list[str]]:
+    """Record the outcome of a backup as an event of the running gateway, if there is one.
+
+    The body appends a text when it succeeds.
+    """
+    texts: list[str] = []
+    try:
+        yield texts
+    except (Exception, SystemExit) as error:
+        reason = "it was stopped" if isinstance(error, SystemExit) else str(error)
+        _record(config, "failed", reason)
+        raise
+    _record(config, "done", texts[0])
+
+
+def _record(config: Config, outcome: str, text: str) -> None:
+    from passerelle.cli.admin_client import Destination, connect
+
+    if config.admin is None:
+        return
+    query = urlencode({"outcome": outcome, "text": text[:_MOST_TEXT]})
+    with suppress(OSError, HTTPException):  # a backup needs no gateway that runs
+        connection = connect(Destination(config.admin.listen, config.admin.token), "POST", f"/backup?{query}", 2.0)
+        with closing(connection):
+            connection.getresponse().read()
 
 
 def _fail(reason: str) -> NoReturn:
