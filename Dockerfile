@@ -34,6 +34,12 @@ RUN python3 -m pip install --quiet --no-cache-dir --no-compile --require-hashes 
     && sed -i '1s|^#!.*|#!/usr/bin/python3|' /opt/services/bin/* \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/services
 
+FROM build AS build-backup
+COPY requirements-backup.lock ./
+RUN python3 -m pip install --quiet --no-cache-dir --no-compile --require-hashes \
+        --target /opt/backup -r requirements-backup.lock \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/backup
+
 FROM ${BASE} AS gateway
 COPY --from=build /opt/passerelle /opt/passerelle
 ENV HOME=/tmp \
@@ -69,10 +75,11 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o 10001 -g 10001 /backups
 COPY --from=build /opt/passerelle /opt/passerelle
+COPY --from=build-backup /opt/backup /opt/backup
 ENV HOME=/tmp \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     PATH=/opt/passerelle/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    PYTHONPATH=/opt/passerelle \
+    PYTHONPATH=/opt/passerelle:/opt/backup \
     PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /etc/passerelle

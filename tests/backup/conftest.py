@@ -99,6 +99,7 @@ class Ledger:
             with closing(self.connect()) as db:
                 started = time.monotonic()
                 while not stop.wait(max(0.0, started + writes.done / RATE - time.monotonic())):
+                    begun = time.monotonic()
                     try:
                         self.add(db, writes.last + 1)
                     except Exception as error:
@@ -107,6 +108,7 @@ class Ledger:
                     writes.last += 1
                     writes.done += 1
                     writes.seconds = time.monotonic() - started
+                    writes.slowest = max(writes.slowest, time.monotonic() - begun)
 
         thread = threading.Thread(target=write)
         thread.start()
@@ -123,12 +125,13 @@ def _amount(n: int) -> int:
 
 
 class Writes:
-    """What a writer has done: the last entry, the number of transactions, and the seconds that they took."""
+    """What a writer has done: the last entry, the number of transactions, their seconds, and those of the slowest."""
 
     def __init__(self, last: int) -> None:
         self.last = last
         self.done = 0
         self.seconds = 0.0
+        self.slowest = 0.0
         self.error: Exception | None = None
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from passerelle.backup import psql
 from passerelle.backup.archive import read_archive
 from passerelle.backup.databases import Restored
 from passerelle.backup.errors import BackupError
 from passerelle.backup.postgresql import PostgresDatabase
+from passerelle.backup.psql import find
 from passerelle.backup.run import make_backup, restore_backup
 from passerelle.backup.sqlite import SqliteDatabase
 from passerelle.backup.storage import FolderStorage
@@ -230,6 +232,39 @@ def test_what_postgresql_refuses_is_reported(server: PostgresServer, tmp_path: P
     read_archive(storage.path / made.name, tmp_path, None)
     with pytest.raises(BackupError, match=r"was dumped from PostgreSQL 99\.1, and the server has the older version"):
         database.verify(part.model_copy(update={"version": "99.1"}), tmp_path)
+
+
+def test_missing_programs_are_named(
+    server: PostgresServer, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, storage = postgresql_ledger(server), FolderStorage(tmp_path / "backups")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    programs = {name: find(name) for name in ("psql", "pg_dump", "pg_restore")}
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(psql, "glob", lambda _: [])  # where Debian keeps them
+    for name, path in programs.items():
+        with pytest.raises(BackupError, match=rf"^{name} is not installed \(Debian, Ubuntu: apt-get install"):
+            make_backup([ledger.database], storage, "shop", clock(), "test")
+        (folder / name).symlink_to(path)
+    assert list(storage.path.iterdir()) == []
+
+
+def test_a_dump_of_postgresql_on_a_full_disk_leaves_nothing(
+    server: PostgresServer, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, storage = postgresql_ledger(server), FolderStorage(tmp_path / "backups")
+    ledger.fill(5000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(BackupError, match=r"^ledger: .*pg_dump") as caught:
+            make_backup([ledger.database], storage, "shop", clock(), "test")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["backups"] and list(storage.path.iterdir()) == []
 
 
 def test_a_cut_dump_is_refused_by_restoring(server: PostgresServer, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
 import os
 import re
@@ -10,9 +12,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,11 @@ import pytest
 from passerelle.backup.storage import FolderStorage
 from passerelle.cli.main import main
 from passerelle.security.credentials.api_keys import KeyStore
+from passerelle.supervisor.admin import Admin
+from passerelle.system import ports
+from tests.caching.redis_server import RedisServer
+from tests.requirements import needs
+from tests.supervisor.test_admin import Subject
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/back-up.md"
 CONFIG = PAGE.read_text().partition("```yaml\n")[2].partition("```")[0]
@@ -31,7 +39,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Call a command in a folder with the configuration of the page, its keys and its database."""
     monkeypatch.chdir(tmp_path)
-    Path("gateway.yaml").write_text(CONFIG)
+    Path("gateway.yaml").write_text(f"admin: off\n{CONFIG}")
     Path("var").mkdir()
     with closing(KeyStore("var/keys.db")) as store:
         store.create("app", (), 1)
@@ -170,11 +178,67 @@ def test_a_configuration_without_databases_or_target(run: Run) -> None:
     assert code == 1 and "books: var/gone.db does not exist" in err and not os.path.exists("var/gone.db")
 
 
-def test_stores_in_redis_are_named_as_left_out(run: Run) -> None:
-    redis = "redis: redis://127.0.0.1:1/0\n" + CONFIG.replace("store: var/keys.db", "store: redis")
+def test_without_its_redis_a_backup_fails(run: Run) -> None:
+    redis = "redis: redis://:s3cret@127.0.0.1:1/0\n" + CONFIG.replace("store: var/keys.db", "store: redis")
     Path("gateway.yaml").write_text(redis)
-    code, _, err = run("backup")
-    assert (code, err) == (0, "not in the backup: API keys, which are in Redis\n")
+    code, out, err = run("backup")
+    assert (code, out) == (1, "") and err.startswith("failed: keys: redis 127.0.0.1:1: ") and "s3cret" not in err
+
+
+@needs("redis-server")
+def test_keys_in_redis_are_backed_up_and_restored(run: Run) -> None:
+    with RedisServer() as server:
+        redis = f"redis: {server.url}\n" + CONFIG.replace("store: var/keys.db", "store: redis")
+        Path("gateway.yaml").write_text(redis)
+        assert run("keys", "create", "--owner", "app")[0] == 0
+        code, out, _ = run("backup", "--json")
+        found = json.loads(out)
+        first = found["databases"][0]
+        assert code == 0 and (first["engine"], first["rows"]) == ("redis", 1)
+        listed = run("keys", "list", "--json")[1]
+        assert run("keys", "create", "--owner", "other")[0] == 0
+        code, out, _ = run("restore", found["name"], "--only", "keys", "--yes")
+        assert code == 0 and out.startswith("keys: restored 1 rows to redis 127.0.0.1:")
+        assert "keys: the former content is in redis 127.0.0.1:" in out and "for 7 days" in out
+        assert run("keys", "list", "--json")[1] == listed
+
+
+@contextmanager
+def running_admin(subject: Subject) -> Iterator[int]:
+    """Serve an admin port in a thread, because commands have the main one; yield its port."""
+    (sock,) = ports.reserve("127.0.0.1", 0)
+    loop = asyncio.new_event_loop()
+    admin = Admin(sock, subject)
+    loop.run_until_complete(admin.start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(admin.stop(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_a_running_gateway_has_the_outcome_as_an_event(run: Run) -> None:
+    subject = Subject()
+    with running_admin(subject) as port:
+        Path("gateway.yaml").write_text(f"admin: 127.0.0.1:{port}\n{CONFIG}")
+        name = made(run)
+        Path("var/books.db").unlink()
+        assert run("backup")[0] == 1
+        done, failed = subject.events.since()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        with closing(connection):
+            for query, status in (("outcome=lost&text=x", 400), ("outcome=done", 400), ("", 400)):
+                connection.request("POST", f"/backup?{query}", headers={"Passerelle-Admin": "1"})
+                response = connection.getresponse()
+                assert (response.status, b"allowed are outcome=done" in response.read()) == (status, True)
+    assert (done.kind, failed.kind) == ("backup_done", "backup_failed")
+    assert done.text.startswith(f"{name} (") and done.text.endswith(") of keys, books was verified")
+    assert failed.text == "books: var/books.db does not exist"
+    assert len(subject.events.since()) == 2
 
 
 def test_a_verification_that_fails_leaves_no_archive(run: Run) -> None:

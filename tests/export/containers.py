@@ -48,14 +48,16 @@ def secret_text(name: str) -> str:
     return f"{name.replace('.', '-')}-0123456789-0123456789-0123456789-0123456789"
 
 
-def in_container(folder: compose.Folder, root: Path, contents: dict[str, str] | None = None) -> Config:
-    """Load the file of the gateways as their container has it, with `root` as root of the file system."""
+def in_container(
+    folder: compose.Folder, root: Path, contents: dict[str, str] | None = None, job: str = "gateway"
+) -> Config:
+    """Load the file of the gateways, or of another job, as its container has it: `root` is the root of its files."""
     document = read(folder.files["compose.yaml"])
-    for used in document["services"]["gateway-1"].get("secrets", ()):
+    for used in document["services"]["gateway-1" if job == "gateway" else job].get("secrets", ()):
         place = root / used["target"].lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text((contents or {}).get(used["source"], secret_text(used["source"])) + "\n")
-    text = folder.files["gateway/gateway.yaml"].replace("${file:/", f"${{file:{root}/")
+    text = folder.files[f"{job}/gateway.yaml"].replace("${file:/", f"${{file:{root}/")
     report = inspect_text(text, "gateway.yaml", {}, root / "etc/passerelle", elsewhere=True)
     assert report.config is not None, report.errors
     return report.config

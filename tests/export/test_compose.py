@@ -208,14 +208,66 @@ def test_no_secret_is_exported(reference: str, tmp_path: Path) -> None:
     assert [route.request_headers for route in config.routes] == [route.request_headers for route in first.routes]
 
 
-def test_no_secret_of_backups_is_exported() -> None:
-    url = f"postgresql://u:{PLANTED}@10.0.0.3/users"
-    s3 = {"access_key": "id", "secret_key": PLANTED}
-    backup = {"databases": {"users": url}, "scratch": url, "to": "s3://backups/x", "s3": s3}
-    folder = exported(deployment_of({"u": MINIMAL}, ROUTES, backup=backup))
-    assert not [name for name, written in folder.files.items() if "s3cret" in written]
-    secrets = read(folder.files["compose.yaml"])["secrets"]
-    assert {f"in-file-backup-{end}" for end in ("databases-users", "scratch", "s3-secret_key")} <= secrets.keys()
+class TestBackups:
+    """The job of backups and the gateways have files of their own."""
+
+    BOOKS = "postgresql://app:x@127.0.0.1/books"
+
+    def folder(self, backup: dict[str, Any], **top: Any) -> compose.Folder:
+        local = {"app": "a:b", "env": {"DATABASE_URL": self.BOOKS.replace("postgresql", "postgresql+psycopg")}}
+        return exported(deployment_of({"u": MINIMAL, "books": local}, ROUTES, backup=backup, **top))
+
+    def test_no_secret_is_exported_and_only_the_job_has_those_of_backups(self, tmp_path: Path) -> None:
+        url = f"postgresql://u:{PLANTED}@10.0.0.3/users"
+        s3 = {"access_key": "id", "secret_key": PLANTED}
+        backup = {"databases": {"users": url}, "scratch": url, "to": "s3://backups/x", "s3": s3, "key_file": "b.key"}
+        folder = self.folder(backup, admin={"listen": "127.0.0.1:9900", "token": PLANTED})
+        assert not [name for name, written in folder.files.items() if "s3cret" in written]
+        own = {f"in-file-backup-{end}" for end in ("databases-users", "scratch", "s3-secret_key")} | {"file.b-key"}
+        found = services(folder)
+        of_job = {used["source"] for used in found["backup"]["secrets"]}
+        assert of_job == own | {"books-database-password"}
+        assert not of_job & {used["source"] for used in found["gateway-1"]["secrets"]}
+        assert "backup" not in read(folder.files["gateway/gateway.yaml"])
+        # A bucket needs no volume, and no option overrides it.
+        assert found["backup"]["command"] == ["passerelle", "backup", "/etc/passerelle/gateway.yaml"]
+        assert "volumes" not in found["backup"] and "backups" not in read(folder.files["compose.yaml"])["volumes"]
+        contents = {"in-file-backup-databases-users": url, "in-file-backup-scratch": url}
+        loaded_backup = in_container(folder, tmp_path, contents, job="backup").backup
+        assert loaded_backup is not None and loaded_backup.to == ("backups", "x")
+        assert (loaded_backup.scratch, loaded_backup.key_file) == (url, tmp_path / "etc/passerelle/b.key")
+
+    def test_the_databases_of_services_are_in_it_under_the_names_of_the_file(self, tmp_path: Path) -> None:
+        folder = self.folder({"databases": {"archive": self.BOOKS.replace("app:x", "dump")}})
+        found = in_container(folder, tmp_path, job="backup").backup
+        assert found is not None and found.databases == {
+            "archive": f"postgresql://books:{secret_text('books-database-password')}@books-database:5432/books"
+        }
+        assert found.to == Path("/backups")
+        assert services(folder)["backup"]["volumes"] == ["backups:/backups"]
+        found = in_container(self.folder({"databases": {}}), tmp_path, job="backup").backup
+        assert found is not None and list(found.databases) == ["books-database"]
+
+    def test_keys_and_sessions_are_in_it(self, tmp_path: Path) -> None:
+        folder = exported(deployment_of({"u": MINIMAL}, ROUTES, keys={"store": "k.db"}, sessions={"store": "s.db"}))
+        config = in_container(folder, tmp_path, job="backup")
+        assert config.keys is not None and config.sessions is not None
+        assert (config.keys.store, config.sessions.store) == ("redis", "redis")
+        assert config.redis == in_container(folder, tmp_path).redis
+        assert list(services(folder)["backup"]["depends_on"]) == ["redis"]
+
+    def test_what_the_job_does_not_reach_is_lost(self) -> None:
+        databases = {"a": "var/a.db", "b": "postgresql://u@localhost/other", "c": "postgresql://u@/c?host=/run/pg"}
+        s3 = {"endpoint": "http://127.0.0.1:9000"}
+        backup = {"databases": databases, "scratch": "postgresql://u@127.0.0.1/x", "to": "s3://backups/x", "s3": s3}
+        folder = exported(deployment_of({"u": MINIMAL}, ROUTES, backup=backup))
+        lost_keys = {".".join(map(str, each.loc)) for each in folder.losses}
+        assert lost_keys == {f"backup.{key}" for key in ("databases.a", "databases.b", "databases.c", "scratch")} | {
+            "backup.s3.endpoint"
+        }
+        # There is nothing left to back up, so there is no job.
+        assert "backup" not in services(folder)
+        assert not [name for name in folder.files if name.startswith("backup/")]
 
 
 def test_references_become_files_and_defaults_stay() -> None:

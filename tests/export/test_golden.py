@@ -39,7 +39,8 @@ FILES = {
 def manifests(deployment: Deployment) -> str:
     """Return all files of the export to Kubernetes, each after its path."""
     migrations = {"user": ("python3", "-m", "shopkit.prepare", "users")} if "shop" in deployment.file else {}
-    files, _ = in_kubernetes(deployment, namespace="shop", backup="17 3 * * *", migrations=migrations)
+    redis = "redis://redis:6379/0" if deployment.config.sessions is not None else None
+    files, _ = in_kubernetes(deployment, namespace="shop", backup="17 3 * * *", migrations=migrations, redis=redis)
     return "".join(f"=== {name}\n{text}" for name, text in files.items())
 
 

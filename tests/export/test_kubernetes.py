@@ -561,14 +561,67 @@ def test_one_gateway_or_redis_shares_limits_and_responses(options: dict[str, Any
     assert losses({"u": TARGETS}, more, options=options) == []
 
 
-def test_a_backup_runs_on_schedule_and_keeps_its_files() -> None:
-    found = resources(deployment_of({"u": TARGETS}, routes("u")), backup="17 3 * * *", backup_image="dump:1")
-    spec = found["CronJob", "gateway-backup"]["spec"]
-    (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["passerelle", "backup", "/etc/passerelle/gateway.yaml", "--to", "/backups"]
-    assert container["image"] == "dump:1"
-    assert (spec["schedule"], spec["concurrencyPolicy"]) == ("17 3 * * *", "Forbid")
-    assert ("PersistentVolumeClaim", "gateway-backup") in found
+class TestBackups:
+    """The job of backups and the gateways have files and Secrets of their own."""
+
+    USERS = "postgresql://u:${file:users-password}@10.0.0.3/users"
+
+    def resources(self, backup: dict[str, Any], file: str = "gateway.yaml", **options: Any) -> Resources:
+        text = json.dumps({"backup": backup, "services": {"u": TARGETS}, "routes": routes("u")})
+        return resources(deployed(text, file), backup="17 3 * * *", backup_image="dump:1", **options)
+
+    def test_it_runs_on_schedule_and_keeps_its_files(self) -> None:
+        found = self.resources({"databases": {"users": "postgresql://u@10.0.0.3/users"}, "to": "var/backups"})
+        spec = found["CronJob", "gateway-backup"]["spec"]
+        pod = spec["jobTemplate"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["command"] == ["passerelle", "backup", "/etc/passerelle/gateway.yaml"]
+        assert container["image"] == "dump:1"
+        assert (spec["schedule"], spec["concurrencyPolicy"]) == ("17 3 * * *", "Forbid")
+        assert ("PersistentVolumeClaim", "gateway-backup") in found
+        assert [each["mountPath"] for each in container["volumeMounts"]] == ["/etc/passerelle", "/backups", "/tmp"]
+        assert pod["volumes"][0] == {"name": "config", "configMap": {"name": "gateway-backup-config"}}
+        file = yaml.safe_load(found["ConfigMap", "gateway-backup-config"]["data"]["gateway.yaml"])
+        assert file["backup"] == {"databases": {"users": "postgresql://u@10.0.0.3/users"}, "to": "/backups"}
+
+    def test_only_the_job_has_the_secrets_of_backups(self, tmp_path: Path) -> None:
+        (tmp_path / "users-password").write_text("s3cret-users")
+        key = "s3cret-0123456789"
+        s3 = {"access_key": "${ID:-id}", "secret_key": key}
+        backup = {"databases": {"users": self.USERS}, "to": "s3://backups/x", "s3": s3, "key_file": "k"}
+        found = self.resources(backup, str(tmp_path / "gateway.yaml"))
+        assert "backup" not in gateway_file(found)
+        assert ("PersistentVolumeClaim", "gateway-backup") not in found
+        pod = found["CronJob", "gateway-backup"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        secret = next(each["secret"] for each in pod["volumes"] if each["name"] == "secrets")
+        keys = {item["key"] for item in secret["items"]}
+        assert secret["secretName"] == "gateway-backup-files"
+        assert keys == {"k", "users-password", "value-of-backup-s3-secret-key"}
+        assert pod["containers"][0]["env"][0]["valueFrom"]["secretKeyRef"]["name"] == "gateway-backup-env"
+        of_gateway = next(each["secret"] for each in pod_of(found, "gateway")["volumes"] if each["name"] == "secrets")
+        assert [item["key"] for item in of_gateway["items"]] == ["value-of-admin-token"]
+        files, _ = in_kubernetes(deployment_of({"u": TARGETS}, routes("u"), backup={"s3": s3, "databases": {}}))
+        assert not [text for text in files.values() if "s3cret" in text or "secret-key" in text]
+
+    def test_passerelle_accepts_its_file(self) -> None:
+        deployment = deployment_of({"u": TARGETS}, routes("u"), keys={"store": "k.db"}, sessions={"store": "s.db"})
+        options = cluster_options(backup="@daily", redis="redis://redis:6379/1")
+        file = kubernetes.backup_file_of(deployment, options)
+        assert file is not None and list(kubernetes_check.gateway_problems(file, {})) == []
+        data = yaml.safe_load(file.text)
+        assert (data["redis"], data["keys"], data["sessions"]) == (
+            *("redis://redis:6379/1", {"store": "redis"}, {"store": "redis"}),
+        )
+
+    def test_nothing_to_back_up_is_lost(self) -> None:
+        daily = {"backup": "@daily"}
+        assert losses({"u": TARGETS}, options=daily) == ["backup.databases"]
+        unreached = {"a": "var/a.db", "b": "postgresql://u@127.0.0.1/b"}
+        lost = losses({"u": TARGETS}, backup={"databases": unreached}, options=daily)
+        assert lost == ["backup.databases", "backup.databases.a", "backup.databases.b"]
+        files, _ = in_kubernetes(deployment_of({"u": TARGETS}, routes("u")), **daily)
+        assert not [name for name in files if "backup" in name]
+        assert losses({"u": TARGETS}, backup={"databases": {"a": "postgresql://u@10.0.0.3/a"}}) == ["backup"]
 
 
 def test_images_are_those_of_the_options() -> None:

@@ -27,7 +27,8 @@ TLS = {"certificate": "c.pem", "key": "k.pem"}
 @pytest.fixture(scope="module")
 def files() -> dict[str, str]:
     options: dict[str, Any] = {"namespace": "shop", "backup": "@daily", "migrations": {"u": ("migrate",)}}
-    deployment = deployment_of(SERVICES, ROUTES, tls=TLS)
+    backup = {"databases": {"users": "postgresql://u@10.0.0.3/users"}}
+    deployment = deployment_of(SERVICES, ROUTES, tls=TLS, backup=backup)
     found = in_kubernetes(deployment, **options)[0]
     ingress = in_kubernetes(deployment, ingress="nginx", **options)[0]["base/route.yaml"]
     return found | {"base/ingress.yaml": ingress}

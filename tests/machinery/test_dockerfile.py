@@ -33,7 +33,7 @@ def test_every_package_comes_from_a_lock_file_with_hashes() -> None:
     installs = [
         part for words in stages().values() for line in words for part in line.split("&&") if "pip install" in part
     ]
-    assert len(installs) == 4
+    assert len(installs) == 5
     own = [part for part in installs if "--require-hashes" not in part]
     assert len(own) == 1
     assert "--no-deps --no-build-isolation --target /own ." in own[0]
@@ -43,7 +43,7 @@ def test_every_package_comes_from_a_lock_file_with_hashes() -> None:
 
 def test_images_that_run_have_no_root_and_a_health_check() -> None:
     found = stages()
-    assert set(found) == {"build", "build-services", "gateway", "services", "backup"}
+    assert set(found) == {"build", "build-services", "build-backup", "gateway", "services", "backup"}
     for name in ("gateway", "backup"):
         assert "USER 10001:10001" in found[name]
         assert [line for line in found[name] if line.startswith("HEALTHCHECK")]
@@ -63,6 +63,6 @@ def test_the_context_has_what_is_copied_and_little_else() -> None:
     }
     assert copied == {
         *("LICENSE", "README.md", "pyproject.toml", "src", "requirements-build.lock", "requirements-image.lock"),
-        *("${APP}", "${LOCK}"),
+        *("requirements-backup.lock", "${APP}", "${LOCK}"),
     }
     assert allowed == {"LICENSE", "README.md", "examples", "pyproject.toml", "requirements-*.lock", "src"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from passerelle.backup.manifest import Part
 
@@ -22,6 +22,10 @@ class Database(Protocol):
     """A database that can be backed up. All methods raise ``BackupError``."""
 
     name: str
+
+    @property
+    def engine(self) -> Literal["sqlite", "postgresql", "redis"]:
+        """Its engine: only dumps of the same one can be restored."""
 
     @property
     def place(self) -> str:

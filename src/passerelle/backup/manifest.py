@@ -21,7 +21,8 @@ class _Record(BaseModel):
 
 
 class Table(_Record):
-    """The content of a table: the number of rows, and for PostgreSQL a sum over the SHA-256 of each row."""
+    """The content of a table: the number of rows, for PostgreSQL a sum over the SHA-256 of each row, for Redis that of
+    all entries."""
 
     rows: int
     digest: str = ""
@@ -35,7 +36,7 @@ class Part(_Record):
     """
 
     name: str
-    engine: Literal["sqlite", "postgresql"]
+    engine: Literal["sqlite", "postgresql", "redis"]
     version: str
     file: Annotated[str, Field(pattern=_FILE)]
     size: Annotated[int, Field(ge=0)]

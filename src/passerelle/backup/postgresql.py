@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Final
 
 from passerelle.backup.archive import sha256_of
 from passerelle.backup.catalogue import LOCK_SECONDS, SETTINGS, content_of
@@ -54,6 +55,8 @@ class PostgresDatabase:
     needs the right to create databases there.
     """
 
+    engine: Final = "postgresql"
+
     def __init__(self, name: str, url: str, scratch: str | None = None) -> None:
         self.name = name
         self._server = parse_url(url)
@@ -83,7 +86,7 @@ class PostgresDatabase:
             raise BackupError(f"{self.name}: {self.place} has no tables; there is nothing to back up")
         return Part(
             name=self.name,
-            engine="postgresql",
+            engine=self.engine,
             version=version,
             file=file.name,
             size=file.stat().st_size,

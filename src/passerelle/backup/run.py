@@ -132,6 +132,7 @@ def _verify(databases: Sequence[Database], manifest: Manifest, folder: Path) -> 
         if database is None:
             known = ", ".join(by_name) or "none"
             raise BackupError(f"the configuration has no database {part.name!r} (it has: {known}) to restore it with")
+        _check_engine(database, part)
         database.verify(part, folder)
 
 
@@ -140,7 +141,16 @@ def _matched(databases: Sequence[Database], manifest: Manifest, name: str) -> It
     for database in databases:
         if database.name not in parts:
             raise BackupError(f"{name} has no database {database.name!r}; it has: {', '.join(parts)}")
+        _check_engine(database, parts[database.name])
         yield database, parts[database.name]
+
+
+def _check_engine(database: Database, part: Part) -> None:
+    if database.engine != part.engine:
+        raise BackupError(
+            f"{part.name} was backed up from {part.engine}, and the configuration has {database.engine}: restore with "
+            f"the former configuration{', then `passerelle keys import`' if part.name == 'keys' else ''}"
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 from passerelle.backup.archive import sha256_of
 from passerelle.backup.databases import Restored
@@ -31,6 +32,8 @@ _COMPANIONS = ("", "-wal", "-shm", "-journal")
 
 class SqliteDatabase:
     """The SQLite file at ``path``, named ``name`` in backups."""
+
+    engine: Final = "sqlite"
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
@@ -57,7 +60,7 @@ class SqliteDatabase:
             raise BackupError(f"{self.name}: {self.path} has no tables; there is nothing to back up")
         return Part(
             name=self.name,
-            engine="sqlite",
+            engine=self.engine,
             version=sqlite3.sqlite_version,
             file=copy.name,
             size=copy.stat().st_size,

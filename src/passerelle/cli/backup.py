@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlencode
 
 import click
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from passerelle.config.models.backup import S3, Backup
     from passerelle.config.models.config import Config
 
+_MOST_TEXT = 500  # characters of an event
 _TERMINATED = 143  # 128 + SIGTERM, as shells report it
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -47,7 +50,7 @@ class _Backup(Commands):
 
 @click.group(cls=_Backup, short_help="Back up databases, verify and list backups.")
 def backup() -> None:
-    """Back up the API keys and sessions in files, and the databases of the configuration, while they are in use.
+    """Back up the API keys and sessions of the gateway, and the databases of the configuration, while they are in use.
 
     \b
     Examples:
@@ -110,18 +113,19 @@ def run_backup(
         databases = databases_of(read)
         if not databases:
             raise click.UsageError("there is nothing to back up: add backup: {databases: {NAME: PATH}} to the file")
-        for note in _left_out(read):
-            click.echo(f"not in the backup: {note}", err=True)
-        made = make_backup(
-            databases,
-            storage_of(read, to),
-            prefix_of(config),
-            datetime.now(UTC),
-            f"passerelle {__version__}",
-            key=key_of(read, key_file),
-            keep=keep or _rule(read),
-            verify=not no_verify,
-        )
+        with _recorded(read) as outcome:
+            made = make_backup(
+                databases,
+                storage_of(read, to),
+                prefix_of(config),
+                datetime.now(UTC),
+                f"passerelle {__version__}",
+                key=key_of(read, key_file),
+                keep=keep or _rule(read),
+                verify=not no_verify,
+            )
+            names = ", ".join(part.name for part in made.manifest.parts)
+            outcome.append(f"{made.name} ({size_text(made.size)}) of {names}{' was verified' if made.verified else ''}")
     if as_json:
         found = {"name": made.name, "size": made.size, "verified": made.verified, "deleted": list(made.deleted)}
         print_json({**found, **_described(made.manifest)})
@@ -219,20 +223,51 @@ def reported() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _recorded(config: Config) -> Iterator[list[str]]:
+    """Record the outcome of a backup as an event of the running gateway, if there is one.
+
+    The body appends a text when it succeeds.
+    """
+    texts: list[str] = []
+    try:
+        yield texts
+    except (Exception, SystemExit) as error:
+        reason = "it was stopped" if isinstance(error, SystemExit) else str(error)
+        _record(config, "failed", reason)
+        raise
+    _record(config, "done", texts[0])
+
+
+def _record(config: Config, outcome: str, text: str) -> None:
+    from passerelle.cli.admin_client import Destination, connect
+
+    if config.admin is None:
+        return
+    query = urlencode({"outcome": outcome, "text": text[:_MOST_TEXT]})
+    with suppress(OSError, HTTPException):  # a backup needs no gateway that runs
+        connection = connect(Destination(config.admin.listen, config.admin.token), "POST", f"/backup?{query}", 2.0)
+        with closing(connection):
+            connection.getresponse().read()
+
+
 def _fail(reason: str) -> NoReturn:
     click.echo(f"failed: {reason}", err=True)
     exit_negative()
 
 
 def databases_of(config: Config) -> list[Database]:
-    """Return the stores of the gateway that are files, and the databases of the configuration."""
+    """Return the stores of the gateway, and the databases of the configuration."""
     from passerelle.backup.postgresql import PostgresDatabase
+    from passerelle.backup.redis_store import RedisStore
     from passerelle.backup.sqlite import SqliteDatabase
 
     found: list[Database] = []
     for name, block in (("keys", config.keys), ("sessions", config.sessions)):
         if block is not None and isinstance(block.store, Path):
             found.append(SqliteDatabase(name, block.store))
+        elif block is not None and config.redis is not None:
+            found.append(RedisStore(name, config.redis.url))
     settings = _settings(config)
     for name, place in settings.databases.items():
         if isinstance(place, Path):
@@ -307,13 +342,6 @@ def _rule(config: Config) -> Keep | None:
 
     found = _settings(config).keep
     return None if found is None else Keep(found.daily, found.weekly, found.monthly)
-
-
-def _left_out(config: Config) -> Iterator[str]:
-    """Name the stores in Redis, which has its own persistence."""
-    for name, block in (("API keys", config.keys), ("sessions", config.sessions)):
-        if block is not None and not isinstance(block.store, Path):
-            yield f"{name}, which are in Redis"
 
 
 def _described(manifest: Manifest) -> dict[str, object]:

@@ -126,7 +126,9 @@ def check(deployment: Deployment, options: Options, files: Mapping[str, str]) ->
     from passerelle.export import kubernetes, kubernetes_check
 
     found = list(kubernetes_check.problems(files))
-    found += kubernetes_check.gateway_problems(kubernetes.cluster_file_of(deployment, options), os.environ)
+    for file in (kubernetes.cluster_file_of(deployment, options), kubernetes.backup_file_of(deployment, options)):
+        if file is not None:
+            found += kubernetes_check.gateway_problems(file, os.environ)
     built = kubernetes_check.kustomize_problems(files)
     if built is None:
         click.echo("overlays were not built: kubectl is not installed", err=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -107,25 +107,15 @@ def _file(path: Path) -> Iterator[KeyStore]:
 
 @contextmanager
 def _redis(config: Config) -> Iterator[ApiKeyStore]:
-    from redis import Redis, RedisError
-    from redis.sentinel import Sentinel
+    from redis import RedisError
 
-    from passerelle.caching.redis.location import locate
+    from passerelle.caching.redis.blocking import blocking_client
     from passerelle.security.credentials.redis_api_keys import RedisKeyStore
     from passerelle.security.credentials.redis_lookup import UNREADABLE
 
     assert config.redis is not None, "the configuration was checked"
-    location = locate(config.redis.url)
-    limits: dict[str, Any] = {"socket_connect_timeout": _REDIS_LIMIT, "socket_timeout": _REDIS_LIMIT}
-    options = location.options | limits
-    if location.master:
-        known: Any = cast(Callable[..., Any], Sentinel)(location.nodes, sentinel_kwargs=location.tls | limits)
-        client = known.master_for(location.master, redis_class=Redis, **options)
-    else:
-        host, port = location.nodes[0]
-        client = Redis(host=host, port=port, **options)
     try:
-        with closing(RedisKeyStore(client)) as store:
+        with closing(RedisKeyStore(blocking_client(config.redis.url, _REDIS_LIMIT))) as store:
             yield store
     except RedisError as error:
         # The address and not the URL, which may hold a password.

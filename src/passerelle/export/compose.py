@@ -29,6 +29,7 @@ from passerelle.export.compose_coverage import COVERAGE
 from passerelle.export.compose_networks import SUBNET, Networks
 from passerelle.export.compose_programs import FRONT, MONITORING, SERVICES, after, check, http_check, service, tcp_check
 from passerelle.export.config_tree import data_of, is_loopback, values_of
+from passerelle.export.container_backup import backup_file
 from passerelle.export.container_file import FOLDER, HOST, NAME, Addresses, container_file
 from passerelle.export.container_service import (
     APPLICATION,
@@ -43,6 +44,7 @@ from passerelle.export.container_service import (
 from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
 from passerelle.export.grafana_dashboard import dashboard
+from passerelle.export.moved_backup import VOLUME
 from passerelle.export.secret_files import Filled, SecretFiles
 from passerelle.export.yaml_text import dump
 
@@ -117,6 +119,8 @@ class _Export:
         self._services = [builder.build(item, self._labels[item.name], self._databases(item.name)) for item in local]
         self._has_redis = redis is not None or any("redis-password" in built.secrets for built in self._services)
         addresses = Addresses(self._networks.proxy, self._labels, redis, "otel-collector")
+        databases = [each for built in self._services for each in built.databases]
+        self._backup = backup_file(deployment, data_of(deployment.root), self._secrets, redis, databases)
         self._gateway = container_file(deployment, data, self._secrets, addresses)
 
     def folder(self) -> Folder:
@@ -127,12 +131,14 @@ class _Export:
         ]
         front, front_losses = nginx_front.export(seen, gateways, Address(host="0.0.0.0", port=self._port))
         rules, rule_losses = prometheus_rules.export(seen)
-        losses = [*self._losses(), *front_losses, *rule_losses, *self._gateway.losses]
-        changes = [*self._gateway.changes]
+        losses = [*self._losses(), *front_losses, *rule_losses, *self._gateway.losses, *self._backup.losses]
+        changes = [*self._gateway.changes, *self._backup.changes]
         for built in self._services:
             losses += built.losses
             changes += built.changes
         self._add("gateway", f"gateway/{NAME}", self._gateway.text)
+        if self._backup.text:
+            self._add("backup", f"backup/{NAME}", self._backup.text)
         self._add("nginx", "nginx/nginx.conf", front)
         self._add("rules", "prometheus/passerelle.rules.yml", rules)
         document = _escaped(self._document())
@@ -206,11 +212,18 @@ class _Export:
         if self._has_redis:
             services["redis"] = programs.redis("redis-password")
         services |= self._monitoring()
-        services["backup"] = self._backup(databases)
+        if self._backup.text:
+            services["backup"] = self._backup_job(databases)
         for each in services.values():
             if label := self._digest(each):
                 each["labels"] = label
-        volumes = [*(["redis"] if self._has_redis else []), *(each.label for each in databases)]
+        volumes = [
+            *(["redis"] if self._has_redis else []),
+            *(each.label for each in databases),
+            "prometheus",
+            "grafana",
+        ]
+        volumes += ["backups"] if self._backup.text and self._backup.to_volume else []
         front, inner = self._networks.described()
         networks: dict[str, Any] = {
             FRONT: front,
@@ -221,7 +234,7 @@ class _Export:
         return {
             "services": services,
             "networks": networks,
-            "volumes": {name: {} for name in (*volumes, "prometheus", "grafana", "backups")},
+            "volumes": {name: {} for name in volumes},
             "configs": self._configs,
             "secrets": {name: {"file": secret.source} for name, secret in self._secrets.all.items()},
         }
@@ -373,23 +386,25 @@ class _Export:
             "otel-collector": programs.collector("otel-collector"),
         }
 
-    def _backup(self, databases: Sequence[Database]) -> dict[str, Any]:
+    def _backup_job(self, databases: Sequence[Database]) -> dict[str, Any]:
         """The job of backups: `docker compose run --rm backup`, which the machine runs at its times."""
-        more: dict[str, Any] = {"environment": _passed(self._gateway.variables)} if self._gateway.variables else {}
-        healthy = [*(["redis"] if self._has_redis else []), *(each.label for each in databases)]
+        made = self._backup
+        more: dict[str, Any] = {"environment": _passed(made.variables)} if made.variables else {}
+        healthy = [*(["redis"] if "redis-password" in made.secrets else []), *(each.label for each in databases)]
         if healthy:
             more["depends_on"] = after(healthy=healthy)
+        if made.to_volume:
+            more["volumes"] = [f"backups:{VOLUME}"]
         return service(
             self._options.backup_image,
             _USER,
             cpus=1,
             memory=512,
             networks=[SERVICES, *(each.label for each in databases)],
-            files={"gateway": f"{FOLDER}/{NAME}", **self._mounts(self._gateway.mounts)},
-            secrets=self._places(self._gateway.secrets | {each.password for each in databases}),
+            files={"backup": f"{FOLDER}/{NAME}"},
+            secrets=self._places(made.secrets),
             writable=["/tmp"],  # noqa: S108
-            command=["passerelle", "backup", f"{FOLDER}/{NAME}", "--to", "/backups"],
-            volumes=["backups:/backups"],
+            command=["passerelle", "backup", f"{FOLDER}/{NAME}"],
             profiles=["backup"],
             restart="no",
             init=True,

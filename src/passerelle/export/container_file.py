@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from passerelle.config.models.addresses import Address, Lookup
+from passerelle.config.models.config import Config
 from passerelle.config.problems import Finding, Loc
-from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, files, is_loopback, put, texts
 from passerelle.export.container_service import PORT
 from passerelle.export.deployment import Deployment
@@ -20,10 +20,10 @@ from passerelle.export.moved_file import (
     LOCAL_KEYS,
     admin_section,
     listen_port,
-    literal_secrets,
     loopback_targets,
     loopback_urls,
     with_targets,
+    without_backups,
 )
 from passerelle.export.secret_files import Filled, SecretFiles
 from passerelle.export.yaml_text import Written, dump
@@ -76,6 +76,12 @@ def container_file(
     return _Maker(deployment, data, secrets, known).make()
 
 
+def redis_url(config: Config, server: str) -> str:
+    """Return the URL of the gateways' database in Redis. ``server`` is the URL without a database."""
+    database = config.redis.url.rpartition("/")[2] if config.redis is not None else "0"
+    return f"{server}/{database}"
+
+
 class _Maker:
     def __init__(self, deployment: Deployment, data: dict[str, Any], secrets: SecretFiles, known: Addresses) -> None:
         self._deployment = deployment
@@ -87,6 +93,8 @@ class _Maker:
 
     def make(self) -> ContainerFile:
         """Change the data: references first, because later ones are those of the export itself."""
+        if without_backups(self._data):
+            self._made.changes.append(Finding(("backup",), "now in the file of the backup job", at_key=True))
         self._references()
         self._listen()
         self._admin()
@@ -141,9 +149,7 @@ class _Maker:
     def _shared(self) -> None:
         """Change what gateways share: Redis, the stores in it, the collector; and how they resolve names."""
         if self._known.redis is not None:
-            found = self._config.redis
-            database = found.url.rpartition("/")[2] if found is not None else "0"
-            url = f"{self._use(self._known.redis)}/{database}"
+            url = redis_url(self._config, self._use(self._known.redis))
             self._set("redis", url, url)
         for key in ("keys", "sessions"):
             section = getattr(self._config, key)
@@ -200,24 +206,20 @@ class _Maker:
 
     def _literal_secrets(self) -> None:
         """Replace secrets that stand in the file by references."""
-        for loc, _ in literal_secrets(self._data):
-            key = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(map(str, loc)))
-            secret = self._secrets.introduce(f"in-file-{key}", f"the value of {'.'.join(map(str, loc))} in the file")
-            put(self._data, loc, self._use(secret))
-            self._made.changes.append(Finding(loc, f"now {secret.text}"))
+        for loc, secret in self._secrets.replace_literals(self._data):
+            self._made.changes.append(Finding(loc, f"now {self._use(secret)}"))
 
     def _references(self) -> None:
         """Replace references to variables by references to secrets, in what stays in the file."""
-        for loc, text in list(texts(self._data)):
-            local = loc[0] == "services" and len(loc) > 2 and loc[2] in LOCAL_KEYS
-            replaced = loc == ("admin", "token") or (loc == ("redis",) and self._known.redis is not None)
-            if not references(text) or local or replaced:
-                continue
-            filled = self._secrets.filled(text)
-            self._use(filled)
-            if filled.text != text:
-                put(self._data, loc, Written(filled.text) if isinstance(text, Written) else filled.text)
+        before = dict(texts(self._data))
+        for loc, filled in self._secrets.replace_references(self._data, self._is_replaced):
+            if self._use(filled) != before[loc]:
                 self._made.changes.append(Finding(loc, f"now {filled.text}"))
+
+    def _is_replaced(self, loc: Loc) -> bool:
+        """Whether another text takes the place of the one at ``loc``."""
+        local = loc[0] == "services" and len(loc) > 2 and loc[2] in LOCAL_KEYS
+        return local or loc == ("admin", "token") or (loc == ("redis",) and self._known.redis is not None)
 
     def _hosts(self) -> None:
         """Report other addresses of the machine itself."""
@@ -227,7 +229,7 @@ class _Maker:
 
     def _files(self) -> None:
         """List the files that the file names by keys. Private keys are secrets."""
-        for loc, path in files(self._config):
+        for loc, path in files(self._config.model_copy(update={"backup": None})):
             if loc[-1] in ("store", "access_log", "cwd"):
                 continue
             if loc[-1] == "key" and loc[0] != "jwt":

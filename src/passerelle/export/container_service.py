@@ -15,6 +15,7 @@ from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, is_loopback
 from passerelle.export.deployment import Deployment, ServiceExport
+from passerelle.export.moved_backup import Place, place_of
 from passerelle.export.secret_files import Filled, SecretFiles
 from passerelle.export.secret_places import has_password, may_be_secret
 
@@ -34,11 +35,12 @@ _POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+[a-z0-9]+)?").fullmatch
 @dataclass(frozen=True, slots=True)
 class Database:
     """A PostgreSQL of one service. ``password`` is the name of a secret; ``name`` is that of the database and of its
-    role."""
+    role. ``origin`` is the database on the machine of the file whose place it takes."""
 
     label: str
     name: str
     password: str
+    origin: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class ServiceBuilder:
             self._variable(built, (*loc, "env", name), name, value, wanted)
         for name, place in wanted.items():
             if name not in item.service.env:
-                built.filled[name] = self._database(built, name, place, "")
+                built.filled[name] = self._database(built, place, "")
         built.words = list(self._words(built))
         return built
 
@@ -109,7 +111,7 @@ class ServiceBuilder:
         url = urlsplit(value) if "://" in value else None
         here = url is not None and is_loopback(_host(value))
         if name in wanted:
-            built.filled[name] = self._database(built, name, wanted[name], url.scheme if url is not None else "")
+            built.filled[name] = self._database(built, wanted[name], value)
             built.changes.append(Finding(loc, f"now the PostgreSQL {wanted[name]}"))
         elif url is not None and here and url.scheme in ("redis", "rediss"):
             path = url.path if url.path.strip("/") else "/0"
@@ -132,11 +134,14 @@ class ServiceBuilder:
             else:
                 built.plain[name] = value
 
-    def _database(self, built: ContainerService, variable: str, label: str, scheme: str) -> str:
+    def _database(self, built: ContainerService, label: str, value: str) -> str:
+        """Add the database ``label`` and return its URL. ``value`` is the one that it replaces."""
         name = re.sub(r"[^a-z0-9]", "_", built.label)
         password = f"{label}-password"
         secret = self._secrets.introduce(password, f"a random word of letters and digits, the password of {label}")
-        built.databases.append(Database(label, name, password))
+        scheme, separator, _ = value.partition("://")
+        origin = place_of(value) if separator and _POSTGRESQL(scheme) else None
+        built.databases.append(Database(label, name, password, origin))
         scheme = scheme if _POSTGRESQL(scheme) else "postgresql"
         return f"{scheme}://{name}:{built.use(secret)}@{label}:5432/{name}"
 

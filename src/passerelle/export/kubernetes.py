@@ -21,7 +21,13 @@ from passerelle.export import prometheus_rules
 from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
 from passerelle.export.kubernetes_coverage import COVERAGE
-from passerelle.export.kubernetes_file import SERVICE_PORT, ClusterFile, cluster_file
+from passerelle.export.kubernetes_file import (
+    SERVICE_PORT,
+    ClusterBackup,
+    ClusterFile,
+    backup_file,
+    cluster_file,
+)
 from passerelle.export.kubernetes_jobs import backup, migration
 from passerelle.export.kubernetes_losses import by_in_flight, lost
 from passerelle.export.kubernetes_pods import (
@@ -41,7 +47,7 @@ from passerelle.export.kubernetes_pods import (
 from passerelle.export.kubernetes_routes import route_manifests
 from passerelle.export.yaml_text import dump
 
-RESERVED = ("gateway", "gateway-admin", "gateway-backup", "gateway-config", "gateway-tls")
+RESERVED = ("gateway", "gateway-admin", "gateway-backup", "gateway-backup-config", "gateway-config", "gateway-tls")
 """Names of resources that no service gets."""
 
 
@@ -53,6 +59,11 @@ def export(deployment: Deployment, options: Options) -> tuple[dict[str, str], Se
 def cluster_file_of(deployment: Deployment, options: Options) -> ClusterFile:
     """Return the gateway's file of an export."""
     return cluster_file(deployment, _labels(deployment), options.redis)
+
+
+def backup_file_of(deployment: Deployment, options: Options) -> ClusterFile | None:
+    """Return the file of the job of backups; None if the export has none."""
+    return backup_file(deployment, options.redis).file if options.backup is not None else None
 
 
 def _labels(deployment: Deployment) -> dict[str, str]:
@@ -70,6 +81,12 @@ class _Exporter:
         self._workloads = [self._workload(name) for name in self._labels]
         self._rules = ""
         self._losses = [*COVERAGE.losses(self._config), *self._file.losses]
+        self._backup: ClusterBackup | None = None
+        if options.backup is not None:
+            self._backup = backup_file(deployment, options.redis)
+            self._losses += self._backup.losses
+        elif self._config.backup is not None:
+            self._losses.append(Finding(("backup",), "there is no job without --backup", at_key=True))
 
     def export(self) -> tuple[dict[str, str], Sequence[Finding]]:
         """Return all files, and what is lost."""
@@ -90,19 +107,24 @@ class _Exporter:
                 for workload in self._workloads
                 if workload.name in self._options.migrations
             ]
-        if self._options.backup is not None:
-            base["backup.yaml"] = list(backup(self._file, self._options.backup_image, self._options.backup))
+        made = [self._file]
+        if self._options.backup is not None and self._backup is not None and self._backup.file is not None:
+            made.append(self._backup.file)
+            image, schedule = self._options.backup_image, self._options.backup
+            base["backup.yaml"] = list(backup(made[-1], image, schedule, to_volume=self._backup.to_volume))
         files = {f"base/{name}": self._text(*manifests) for name, manifests in base.items()}
-        files["base/gateway-config.yaml"] = self._configuration()
+        files |= {f"base/{each.config}.yaml": self._configuration(each) for each in made}
         resources = sorted(name.removeprefix("base/") for name in files)
-        files["base/kustomization.yaml"] = self._kustomization("Kustomization", self._secrets(), resources=resources)
+        files["base/kustomization.yaml"] = self._kustomization(
+            "Kustomization", self._secrets(made), resources=resources
+        )
         if self._file.admin is not None:
             files["components/monitoring/monitoring.yaml"] = self._text(*self._monitoring())
             files["components/monitoring/kustomization.yaml"] = self._kustomization(
                 "Component", ["# Needs the Prometheus operator."], resources=["monitoring.yaml"]
             )
         files |= {f"overlays/{name}/kustomization.yaml": text for name, text in self._overlays()}
-        return dict(sorted(files.items())), self._losses
+        return dict(sorted(files.items())), list(dict.fromkeys(self._losses))
 
     def _workload(self, name: str) -> Workload:
         service = self._config.services[name]
@@ -114,10 +136,10 @@ class _Exporter:
     def _text(self, *manifests: Manifest) -> str:
         return f"# {self._deployment.header}\n" + "---\n".join(dump(each) for each in manifests)
 
-    def _configuration(self) -> str:
-        """Return the ConfigMap with the file of the gateway, in which the file can be read."""
-        head = self._text(manifest("v1", "ConfigMap", "gateway-config"))
-        return f"{head}data:\n  {CONFIG_FILE}: |\n{textwrap.indent(self._file.text, '    ')}"
+    def _configuration(self, file: ClusterFile) -> str:
+        """Return the ConfigMap with a file, in which the file can be read."""
+        head = self._text(manifest("v1", "ConfigMap", file.config))
+        return f"{head}data:\n  {CONFIG_FILE}: |\n{textwrap.indent(file.text, '    ')}"
 
     def _namespace(self, name: str) -> Manifest:
         pod_security = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -264,13 +286,12 @@ class _Exporter:
         rules = yaml.load(self._rules, Loader=yaml.CSafeLoader)
         yield manifest("monitoring.coreos.com/v1", "PrometheusRule", "gateway", spec=rules)
 
-    def _secrets(self) -> list[str]:
-        """Return comments that list the Secrets that must exist."""
-        lines = [
-            f"gateway-env: {name}" + (" (optional)" if optional else "")
-            for name, optional in self._file.variables.items()
-        ]
-        lines += [f"gateway-files: {secret.key}: {_printable(secret.origin)}" for secret in self._file.secrets]
+    def _secrets(self, made: Sequence[ClusterFile]) -> list[str]:
+        """Return comments that list the Secrets that must exist, for the files that were made and for services."""
+        lines = []
+        for file in made:
+            lines += [f"{file.env}: {key}" + (" (optional)" if given else "") for key, given in file.variables.items()]
+            lines += [f"{file.files}: {secret.key}: {_printable(secret.origin)}" for secret in file.secrets]
         if self._config.tls is not None:
             lines += ["gateway-tls: tls.crt, tls.key: the files of tls.certificate and tls.key"]
             for index, _ in enumerate(self._config.tls.certificates):
@@ -347,4 +368,4 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else json.dumps(text)
 
 
-__all__ = ["Options", "cluster_file_of", "export"]
+__all__ = ["Options", "backup_file_of", "cluster_file_of", "export"]

@@ -106,7 +106,7 @@ def _has(resource: dict[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def gateway_problems(file: ClusterFile, environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield why the gateway would refuse its file. Secrets that are known on this machine are used for it."""
+    """Yield why passerelle would refuse a file of the export. Secrets that this machine has are used for it."""
     with tempfile.TemporaryDirectory() as folder:
         for secret in file.secrets:
             value = secret.value()
@@ -116,7 +116,7 @@ def gateway_problems(file: ClusterFile, environ: Mapping[str, str]) -> Iterator[
         text = file.text.replace(f"{SECRETS_FOLDER}/", f"{folder}/")
         report = inspect_text(text, "gateway.yaml", environ, folder, elsewhere=True)
         for problem in report.errors:
-            yield f"gateway.yaml:{problem.line}:{problem.column}: {problem.key}: {problem.message}"
+            yield f"{file.config}: gateway.yaml:{problem.line}:{problem.column}: {problem.key}: {problem.message}"
 
 
 def kustomize_problems(files: Mapping[str, str]) -> Iterator[str] | None:

@@ -16,6 +16,7 @@ from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, data_of, files, is_loopback, put, texts
 from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
+from passerelle.export.moved_backup import moved_backup
 from passerelle.export.moved_file import (
     FRESH,
     admin_section,
@@ -24,11 +25,16 @@ from passerelle.export.moved_file import (
     loopback_targets,
     loopback_urls,
     with_targets,
+    without_backups,
 )
 from passerelle.export.yaml_text import Written, dump
 
 SECRETS_FOLDER = "/run/secrets/passerelle"
-"""Where the keys of the Secret `gateway-files` are files."""
+"""Where the keys of a Secret with files are files."""
+GATEWAY = "gateway"
+"""The beginning of names of what the gateways have."""
+BACKUP = "gateway-backup"
+"""The beginning of names of what the job of backups has."""
 SERVICE_PORT = 5000
 """The port of each instance of a service."""
 
@@ -37,7 +43,7 @@ _REFERENCE = re.compile(r"\$(?:\$|\{file:([^{}]*)\})")
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A key of the Secret `gateway-files`. ``origin`` describes where its value is now, without the value."""
+    """A key of a Secret with files. ``origin`` describes where its value is now, without the value."""
 
     key: str
     origin: str
@@ -48,10 +54,12 @@ class Secret:
 class ClusterFile:
     """The file and what it needs.
 
-    ``listen`` and ``admin`` are ports; ``credentials`` are the Secret with the token of the admin port, and its key
-    there. ``variables`` maps names to whether they have a default.
+    ``name`` is the beginning of the names of its ConfigMap and of its Secrets. ``listen`` and ``admin`` are ports;
+    ``credentials`` are the Secret with the token of the admin port, and its key there. ``variables`` maps names to
+    whether they have a default.
     """
 
+    name: str
     text: str
     listen: int
     admin: int | None
@@ -60,10 +68,39 @@ class ClusterFile:
     secrets: tuple[Secret, ...]
     losses: tuple[Finding, ...]
 
+    @property
+    def config(self) -> str:
+        """The name of the ConfigMap with the file."""
+        return f"{self.name}-config"
+
+    @property
+    def env(self) -> str:
+        """The name of the Secret with the variables of the file."""
+        return f"{self.name}-env"
+
+    @property
+    def files(self) -> str:
+        """The name of the Secret with the files that the file refers to."""
+        return f"{self.name}-files"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterBackup:
+    """The file of the job of backups; None if there is nothing to back up. ``to_volume``: it writes to a volume."""
+
+    file: ClusterFile | None
+    to_volume: bool
+    losses: tuple[Finding, ...]
+
 
 def cluster_file(deployment: Deployment, hosts: dict[str, str], redis: str | None) -> ClusterFile:
     """Make the file. ``hosts`` has the name of the Service for each service that passerelle would start."""
     return _Maker(deployment, hosts, redis).make()
+
+
+def backup_file(deployment: Deployment, redis: str | None) -> ClusterBackup:
+    """Make the file of the job of backups."""
+    return _Maker(deployment, {}, redis).make_backup()
 
 
 class _Maker:
@@ -83,6 +120,7 @@ class _Maker:
 
     def make(self) -> ClusterFile:
         """Change the data in the order of the file."""
+        without_backups(self._data)
         listen, admin = self._listeners()
         self._limits()
         self._log_and_stores()
@@ -93,10 +131,40 @@ class _Maker:
         self._files()
         keys = self._secret_keys()
         credentials = self._credentials() if admin is not None else None
+        changed = f"# Changed for the cluster: {', '.join(self._changed)}\n"
+        return self._file(GATEWAY, changed, keys, listen, admin, credentials)
+
+    def make_backup(self) -> ClusterBackup:
+        """Change what concerns backups, and leave the rest out."""
+        redis = self._redis
+        if redis is None and self._config.redis is not None:
+            redis = self._data["redis"]
+        moved = moved_backup(self._deployment, self._data, redis=redis, beside={})
+        self._losses += moved.losses
+        if moved.is_empty:
+            why = "--backup has nothing to back up that a pod reaches: name databases here, or keep keys in Redis"
+            return ClusterBackup(None, False, (*self._losses, Finding(("backup", "databases"), why, at_key=True)))
+        self._data = moved.data
+        if not moved.data["backup"]["databases"]:
+            del moved.data["backup"]["databases"]
+        self._literal_secrets()
+        self._files()
+        file = self._file(BACKUP, "# For the job of backups.\n", self._secret_keys())
+        return ClusterBackup(file, moved.to_volume, file.losses)
+
+    def _file(
+        self,
+        name: str,
+        comment: str,
+        keys: dict[str, str],
+        listen: int = 0,
+        admin: int | None = None,
+        credentials: tuple[str, str] | None = None,
+    ) -> ClusterFile:
         secrets = tuple(Secret(keys[name], *of) for name, of in sorted(self._secrets.items()))
-        text = f"# {self._deployment.header}\n# Changed for the cluster: {', '.join(self._changed)}\n"
-        variables = self._variables()
-        return ClusterFile(text + dump(self._data), listen, admin, credentials, variables, secrets, tuple(self._losses))
+        text = f"# {self._deployment.header}\n{comment}{dump(self._data)}"
+        losses = tuple(self._losses)
+        return ClusterFile(name, text, listen, admin, credentials, self._variables(), secrets, losses)
 
     def _lose(self, loc: Loc, why: str) -> None:
         self._losses.append(Finding(loc, why, at_key=True))
@@ -135,7 +203,7 @@ class _Maker:
         (inside, *more) = references(token)
         if not more and token == f"${{{inside}}}" and ":-" not in inside:
             path = inside.removeprefix("file:")
-            return ("gateway-env", inside) if path == inside else ("gateway-files", path.rpartition("/")[2])
+            return (f"{GATEWAY}-env", inside) if path == inside else (f"{GATEWAY}-files", path.rpartition("/")[2])
         self._lose(("admin", "token"), "Prometheus needs it as one reference, without text around it and a default")
         return None
 
@@ -204,7 +272,7 @@ class _Maker:
     def _files(self) -> None:
         """Replace the files that the file names by those of a Secret."""
         for loc, path in files(self._config):
-            if self._holds(loc) and loc[0] != "access_log" and loc[-1] not in ("store", "file", "cwd"):
+            if self._holds(loc) and loc[0] != "access_log" and loc[-1] not in ("store", "file", "cwd", "to"):
                 name = self._relative(path)
                 self._secrets[name] = (f"the file {name}", _constant(None))
                 self._places[loc] = (name, True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 
-from passerelle.export.kubernetes_file import ClusterFile
+from passerelle.export.kubernetes_file import BACKUP, ClusterFile
 from passerelle.export.kubernetes_pods import (
     CONFIG_FILE,
     CONFIG_FOLDER,
@@ -21,6 +21,7 @@ from passerelle.export.kubernetes_pods import (
     pod,
     service_environment,
 )
+from passerelle.export.moved_backup import VOLUME
 
 _DAY = 86_400
 _LABEL_VALUE = 63
@@ -44,20 +45,21 @@ def migration(workload: Workload, options: Options) -> Manifest:
     return manifest("batch/v1", "Job", label, "migration", spec=spec)
 
 
-def backup(file: ClusterFile, image: str, schedule: str) -> Iterator[Manifest]:
-    """Yield the job that backs up what the file names, and the volume that it writes to."""
-    mounts = [*config_mounts(file), {"name": "backups", "mountPath": "/backups"}]
+def backup(file: ClusterFile, image: str, schedule: str, *, to_volume: bool) -> Iterator[Manifest]:
+    """Yield the job that makes backups, and the volume that it writes to unless it writes to a bucket."""
+    mounts, volumes = config_mounts(file), config_volumes(file)
+    if to_volume:
+        mounts.append({"name": "backups", "mountPath": VOLUME})
+        volumes.append({"name": "backups", "persistentVolumeClaim": {"claimName": BACKUP}})
     container = {
         "name": "backup",
         "image": image,
-        "command": ["passerelle", "backup", f"{CONFIG_FOLDER}/{CONFIG_FILE}", "--to", "/backups"],
+        "command": ["passerelle", "backup", f"{CONFIG_FOLDER}/{CONFIG_FILE}"],
         "env": environment(file),
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "volumeMounts": mounts,
     }
-    claim = {"name": "backups", "persistentVolumeClaim": {"claimName": "gateway-backup"}}
-    volumes = [*config_volumes(file), claim]
-    template = pod("gateway-backup", "backup", container, volumes, restartPolicy="OnFailure")
+    template = pod(BACKUP, "backup", container, volumes, restartPolicy="OnFailure")
     spec = {
         "schedule": schedule,
         "concurrencyPolicy": "Forbid",
@@ -66,6 +68,7 @@ def backup(file: ClusterFile, image: str, schedule: str) -> Iterator[Manifest]:
         "failedJobsHistoryLimit": 3,
         "jobTemplate": {"spec": {"backoffLimit": 2, "activeDeadlineSeconds": 3600, "template": template}},
     }
-    yield manifest("batch/v1", "CronJob", "gateway-backup", "backup", spec=spec)
-    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
-    yield manifest("v1", "PersistentVolumeClaim", "gateway-backup", "backup", spec=spec)
+    yield manifest("batch/v1", "CronJob", BACKUP, "backup", spec=spec)
+    if to_volume:
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
+        yield manifest("v1", "PersistentVolumeClaim", BACKUP, "backup", spec=spec)

@@ -190,16 +190,16 @@ def gateway_pod(config: Config, file: ClusterFile, options: Options, digest: str
 
 
 def environment(file: ClusterFile) -> list[Manifest]:
-    """Return the variables that the file of the gateway refers to, as references to a Secret."""
+    """Return the variables that the file refers to, as references to a Secret."""
     found = [
-        {"name": name, "valueFrom": {"secretKeyRef": _key("gateway-env", name, optional)}}
+        {"name": name, "valueFrom": {"secretKeyRef": _key(file.env, name, optional)}}
         for name, optional in file.variables.items()
     ]
     return [*found, {"name": "HOME", "value": "/tmp"}]  # noqa: S108 - a volume of the pod
 
 
 def config_mounts(file: ClusterFile) -> list[Manifest]:
-    """Return the mounts of the gateway's file and of its secrets."""
+    """Return the mounts of the file and of its secrets."""
     mounts = [{"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True}]
     if file.secrets:
         mounts.append({"name": "secrets", "mountPath": SECRETS_FOLDER, "readOnly": True})
@@ -208,12 +208,10 @@ def config_mounts(file: ClusterFile) -> list[Manifest]:
 
 def config_volumes(file: ClusterFile) -> list[Manifest]:
     """Return the volumes of :func:`config_mounts`."""
-    volumes: list[Manifest] = [{"name": "config", "configMap": {"name": "gateway-config"}}]
+    volumes: list[Manifest] = [{"name": "config", "configMap": {"name": file.config}}]
     if file.secrets:
         items = [{"key": secret.key, "path": secret.key} for secret in file.secrets]
-        volumes.append(
-            {"name": "secrets", "secret": {"secretName": "gateway-files", "defaultMode": 0o440, "items": items}}
-        )
+        volumes.append({"name": "secrets", "secret": {"secretName": file.files, "defaultMode": 0o440, "items": items}})
     return volumes
 
 

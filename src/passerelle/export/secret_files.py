@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from passerelle.config.reading.substitute import REFERENCE
+from passerelle.config.problems import Loc
+from passerelle.config.reading.substitute import REFERENCE, references
+from passerelle.export.config_tree import put, texts
 from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
+from passerelle.export.moved_file import literal_secrets
+from passerelle.export.yaml_text import Written
 
 FOLDER = "/run/secrets"
 """Where containers read secrets that the export has introduced."""
@@ -89,6 +94,26 @@ class SecretFiles:
 
         filled = REFERENCE.sub(reference, text)
         return Filled(filled, frozenset(secrets), frozenset(variables))
+
+    def replace_references(
+        self, data: Any, skip: Callable[[Loc], bool] = lambda _: False
+    ) -> Iterator[tuple[Loc, Filled]]:
+        """Replace references to variables in ``data`` by those to secrets. Yields all references with their places."""
+        for loc, text in list(texts(data)):
+            if not references(text) or skip(loc):
+                continue
+            filled = self.filled(text)
+            if filled.text != text:
+                put(data, loc, Written(filled.text) if isinstance(text, Written) else filled.text)
+            yield loc, filled
+
+    def replace_literals(self, data: Any) -> Iterator[tuple[Loc, Filled]]:
+        """Replace secrets that stand in ``data`` by references. Yields these with their places."""
+        for loc, _ in literal_secrets(data):
+            key = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(map(str, loc)))
+            secret = self.introduce(f"in-file-{key}", f"the value of {'.'.join(map(str, loc))} in the file")
+            put(data, loc, secret.text)
+            yield loc, secret
 
     def mounted(self, path: Path) -> str:
         """Add a file that the configuration names by a key, such as a private key. Returns the name of the secret."""

@@ -38,7 +38,7 @@ SECRET_NAME: Final = re.compile(
 """Matches names of header fields and variables whose values may be secrets."""
 
 _USER = re.compile(r"://([^/@\s]*)@").search  # the user and the password of a URL
-_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}").fullmatch  # without a default
+_REFERENCE = re.compile(r"\$\{(?:file:[^{}]+|[A-Za-z_][A-Za-z0-9_]*)\}").fullmatch  # without a default
 
 
 def may_be_secret(name: str, value: str) -> bool:

@@ -37,6 +37,8 @@ KINDS: dict[str, str] = {
     "certificate": "a certificate was loaded again, cannot be used, or expires soon",
     "store": "a store of keys, sessions or responses is unavailable, or available again",
     "audit": "a change was requested on the admin port; `detail` has the client, the arguments and the outcome",
+    "backup_done": "`passerelle backup` has made a backup",
+    "backup_failed": "`passerelle backup` could not make a backup; the text has the reason",
     "alert": "the condition of an alert holds, or no longer holds",
 }
 """All kinds of events, with their meaning in Markdown."""

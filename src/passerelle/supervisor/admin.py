@@ -59,6 +59,7 @@ _CHANGES = {
         b"/split",
         b"/rollout",
         b"/maintenance",
+        b"/backup",
     )
 }
 _OF_ALL = {b"POST": "instances/add"}
@@ -309,6 +310,8 @@ class Admin:
         self, name: str, member: tuple[str, str] | None, client: Client, head: RequestHead, target: bytes
     ) -> Response:
         arguments = dict(parse_qsl(target.decode("ascii").partition("?")[2], keep_blank_values=member is not None))
+        if name == "backup":
+            return self._backup(arguments, client)
         if member is not None:
             arguments["service"], arguments["instance"] = member
         outcome = "failed"
@@ -344,6 +347,14 @@ class Admin:
         if silent:
             raise ChangeRefused(f"no response from {', '.join(silent)}, which may serve as before; switch again")
         return {"message": message, **maintenance.as_json()}
+
+    def _backup(self, arguments: Mapping[str, str], client: Client) -> Response:
+        """Record the outcome of a backup, which another process has made."""
+        outcome, text = arguments.get("outcome"), arguments.get("text")
+        if outcome not in ("done", "failed") or not text or len(arguments) > 2:
+            return _json(400, {"problems": ["allowed are outcome=done or outcome=failed, and text"]})
+        self._subject.events.record(f"backup_{outcome}", text, by=client.by, client=client.address)
+        return _json(200, {"message": "the outcome of the backup is recorded"})
 
     def _audit(self, action: str, arguments: Mapping[str, str], client: Client, outcome: str) -> None:
         words = " ".join(f"{key}={value!r}" for key, value in list(arguments.items())[:10])

@@ -134,7 +134,7 @@ class Keep(Model):
 
 
 class Backup(Model):
-    """What `passerelle backup` saves, besides the API keys and sessions that the gateway has in files."""
+    """What `passerelle backup` saves, besides the API keys and sessions of the gateway."""
 
     databases: Annotated[
         dict[Annotated[Name, AfterValidator(_own_name)], BackupDatabase],
