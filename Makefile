@@ -10,7 +10,7 @@ SECONDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up test test-long check lint types layers docs site tables format package bench image lock clean
+.PHONY: help install up crossing test test-long check lint types layers docs site tables format package bench image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,6 +20,9 @@ install: $(VENV)/.installed ## set up .venv from the lock file
 up: install ## run the shop behind the gateway: http://127.0.0.1:8080, Ctrl-C stops everything
 	@cd examples/shop && ../../$(BIN)/python -m shopkit.prepare
 	@exec $(BIN)/passerelle up examples/shop/gateway.yaml $(ARGS)
+
+crossing: install ## walk the shop from its monolith to its services, under load; ARGS='--runs 3 --json report.json'
+	@cd examples/shop && ../../$(BIN)/python -m crossing $(ARGS)
 
 # With CI=true no program may be missing, including the peers of the benchmarks: some tests start them.
 test: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## run the tests, in parallel where possible; ARGS='-k NAME', ARGS='-m "not slow"' narrow it
