@@ -241,3 +241,8 @@ def sticky_lines(parts: Iterable[PartRequest], secure: bool) -> bytes:
             source = cast(UpstreamRequest, part.source)
             lines += part.sticky.line(source.instance, source.key, secure)
     return lines
+
+
+def instance_names(sources: Iterable[UpstreamRequest | CacheLookup | None]) -> bytes:
+    """Return the names of the instances that responded, for a local client that sends ``Passerelle-Debug: 1``."""
+    return ", ".join(source.instance.name for source in sources if source is not None).encode()

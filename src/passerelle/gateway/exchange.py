@@ -22,7 +22,7 @@ from passerelle.caching.request import RequestView
 from passerelle.caching.serving import serve
 from passerelle.compose.composed_origin import ComposedOrigin
 from passerelle.compose.composition import Gather, Outcome
-from passerelle.compose.part import PartRequest, composed_response, sticky_lines
+from passerelle.compose.part import PartRequest, composed_response, instance_names, sticky_lines
 from passerelle.compose.part_requests import PartRequests
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.compression import ResponseEncoder, encode_composed, uncoded_request, uncoded_view
@@ -686,16 +686,12 @@ class Exchange:
         if self._call is not None:
             lines += self._call.response_fields
         if self._head.debug and self._is_local_client():
-            lines += b"Passerelle-Instance: %b\r\n" % self._instances()
+            sources = [part.source for part in self._parts] or [self._source]
+            lines += b"Passerelle-Instance: %b\r\n" % instance_names(sources)
         if self._cookie is not None and self._source is not None:
             source = cast(UpstreamRequest, self._source)
             lines += self._cookie.line(source.instance, source.key, self.secure)
         return lines
-
-    def _instances(self) -> bytes:
-        """Return the names of the instances that responded, for a local client that sends ``Passerelle-Debug: 1``."""
-        sources: list[UpstreamRequest | CacheLookup | None] = [part.source for part in self._parts] or [self._source]
-        return ", ".join(source.instance.name for source in sources if source is not None).encode()
 
     # ---- the end
 
