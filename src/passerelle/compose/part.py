@@ -243,6 +243,7 @@ def sticky_lines(parts: Iterable[PartRequest], secure: bool) -> bytes:
     return lines
 
 
-def instance_names(sources: Iterable[UpstreamRequest | CacheLookup | None]) -> bytes:
+def instance_names(parts: Sequence[PartRequest], source: UpstreamRequest | CacheLookup | None) -> bytes:
     """Return the names of the instances that responded, for a local client that sends ``Passerelle-Debug: 1``."""
-    return ", ".join(source.instance.name for source in sources if source is not None).encode()
+    sources = [part.source for part in parts] or [source]
+    return ", ".join(each.instance.name for each in sources if each is not None).encode()

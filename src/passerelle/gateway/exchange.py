@@ -634,18 +634,16 @@ class Exchange:
         self._source = cast(UpstreamRequest, body)  # which is paused, resumed, cancelled and logged in the same way
         return self._client
 
-    def send_whole(self, status: int, head: bytes, body: bytes) -> None:
-        """Send a response and finish the exchange. ``head`` has all its lines but Date."""
+    def send_whole(self, status: int, head: bytes, body: bytes, counted: bool = False) -> None:
+        """Send a response and finish. ``head`` has all its lines but Date, and but Content-Length if ``counted``."""
         fields = self._call.response_fields if self._call is not None else b""
-        self._client.send_made(self._apply_response_rules(head) + fields, body, False)
+        self._client.send_made(self._apply_response_rules(head) + fields, body, counted)
         self.finish(status)
 
     def respond(self, response: Response) -> None:
         """Send ``response`` and finish the exchange. Does nothing after its end."""
         if not self._finished:
-            head = self._apply_response_rules(serialize(response)) + self.guarded_call().response_fields
-            self._client.send_made(head, response.body, response.status != 204)
-            self.finish(response.status)
+            self.send_whole(response.status, serialize(response), response.body, response.status != 204)
 
     # ---- what is derived from the request
 
@@ -686,8 +684,7 @@ class Exchange:
         if self._call is not None:
             lines += self._call.response_fields
         if self._head.debug and self._is_local_client():
-            sources = [part.source for part in self._parts] or [self._source]
-            lines += b"Passerelle-Instance: %b\r\n" % instance_names(sources)
+            lines += b"Passerelle-Instance: %b\r\n" % instance_names(self._parts, self._source)
         if self._cookie is not None and self._source is not None:
             source = cast(UpstreamRequest, self._source)
             lines += self._cookie.line(source.instance, source.key, self.secure)
