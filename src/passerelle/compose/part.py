@@ -245,5 +245,5 @@ def sticky_lines(parts: Iterable[PartRequest], secure: bool) -> bytes:
 
 def instance_names(parts: Sequence[PartRequest], source: UpstreamRequest | CacheLookup | None) -> bytes:
     """Return the names of the instances that responded, for a local client that sends ``Passerelle-Debug: 1``."""
-    sources = [part.source for part in parts] or [source]
+    sources: list[UpstreamRequest | CacheLookup | None] = [part.source for part in parts] or [source]
     return ", ".join(each.instance.name for each in sources if each is not None).encode()
