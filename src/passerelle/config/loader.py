@@ -1,4 +1,7 @@
-"""Load a configuration file: turn its text into a :class:`Config`, or report all errors with line, column and key."""
+"""Load a configuration file: turn its text into a :class:`Config`, or report all errors with line, column and key.
+
+The file is longer than 400 lines because it is one sequence: what one step finds decides what the next ones can check.
+"""
 
 from __future__ import annotations
 

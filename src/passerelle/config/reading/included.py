@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from passerelle.config.reading import yaml_tree
+from passerelle.config.reading.size import MAX_BYTES
 
 MAX_FILES = 256
 """Maximum number of included files."""
@@ -53,7 +53,7 @@ def read_file(path: str) -> bytes:
     if not os.path.isfile(path) and os.path.exists(path):
         raise OSError(0, "it is not a regular file")
     with open(path, "rb") as file:
-        return file.read(yaml_tree.MAX_BYTES + 1)
+        return file.read(MAX_BYTES + 1)
 
 
 def digest_of(contents: Mapping[str, bytes]) -> str:

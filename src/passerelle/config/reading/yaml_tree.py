@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from passerelle.config.reading.size import MAX_BYTES as MAX_BYTES
 from passerelle.config.reading.yaml_errors import explain
 
-MAX_BYTES = 2**20
-"""Largest file, in bytes."""
 MAX_DEPTH = 32
 """Deepest nesting."""
 MAX_ALIASED = 10_000
