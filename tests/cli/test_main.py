@@ -280,6 +280,9 @@ def test_routes_as_json(run: Run) -> None:
         "shadow": None,
         "split": None,
         "rollout": None,
+        "redirect": None,
+        "respond": None,
+        "static": None,
         "login": None,
         "logout": False,
         "services": {

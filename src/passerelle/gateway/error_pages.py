@@ -9,7 +9,7 @@ from typing import Final
 
 from passerelle.http.messages import Fields, Response, list_members
 
-_WEIGHT: Final = re.compile(rb";[ \t]*q=([01](?:\.[0-9]{0,3})?)[ \t]*$", re.IGNORECASE)
+_QUALITY: Final = re.compile(rb"q=([01](?:\.[0-9]{0,3})?)")
 _PAGES: Final = (b"text/html", b"application/xhtml+xml")
 _DOCUMENTS: Final = (b"application/problem+json", b"application/json")
 _PLACEHOLDER: Final = re.compile(rb"\{(status|title|request_id)\}")
@@ -50,8 +50,8 @@ def prefers_html(accept: bytes | None) -> bool:
         return False
     pages, documents = 0.0, 0.0
     for member in list_members(accept.lower()):
-        name = member.partition(b";")[0].strip(b" \t")
-        found = _WEIGHT.search(member)
+        name, *parameters = [part.strip(b" \t") for part in member.split(b";")]
+        found = _QUALITY.fullmatch(parameters[-1]) if parameters else None
         weight = float(found[1]) if found is not None else 1.0
         if name in _PAGES:
             pages = max(pages, weight)
