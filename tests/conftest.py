@@ -16,7 +16,8 @@ from tests import requirements
 
 ROOT = Path(__file__).parent
 
-# These measure time and CPU of processes: beside other tests they would measure those too.
+# These measure time and CPU of processes: beside other tests they would measure those too. test_ports needs ports
+# that no other test takes.
 ALONE = (
     "attack/test_attack_scripts.py",
     "benchmarks/test_bodies.py",
@@ -26,6 +27,7 @@ ALONE = (
     "benchmarks/test_rig.py",
     "benchmarks/test_slow.py",
     "benchmarks/test_wrk.py",
+    "system/test_ports.py",
 )
 
 # These judge what clients see within limits of time, on processors that have time left: two modules at a time.

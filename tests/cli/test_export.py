@@ -169,14 +169,15 @@ class TestKubernetes:
         Path("gateway.yaml").write_text(CLUSTER)
 
     def test_a_folder_has_the_base_and_overlays(self, run: Run) -> None:
+        Path("gateway.yaml").write_text(CLUSTER + "backup: {databases: {users: 'postgresql://u@10.0.0.3/users'}}\n")
         code, out, err = run(
             "kubernetes", *CLASS, "-o", "deploy", "--check", "--namespace", "shop", "--backup", "17 3 * * *"
         )
         assert (code, out) == (0, "")
         assert "accept the manifests" in err
         assert sorted(path.name for path in Path("deploy", "base").iterdir()) == [
-            *("backup.yaml", "gateway-config.yaml", "gateway.yaml", "kustomization.yaml", "namespace.yaml"),
-            *("route.yaml", "service-user.yaml"),
+            *("backup.yaml", "gateway-backup-config.yaml", "gateway-config.yaml", "gateway.yaml", "kustomization.yaml"),
+            *("namespace.yaml", "route.yaml", "service-user.yaml"),
         ]
         assert sorted(path.name for path in Path("deploy", "overlays").iterdir()) == ["production", "staging"]
 
@@ -256,8 +257,9 @@ def test_a_folder_for_compose_is_written_and_its_changes_are_listed(run: Run) ->
     assert "gateway.yaml:2:3: services.user: in containers: now targets: [dns+http://user:5000]" in lines
     assert "check-jsonschema accepts compose.yaml" in lines
     assert sorted(line for line in lines if line.startswith("wrote ")) == [
-        *("wrote out/compose.yaml", "wrote out/gateway/gateway.yaml", "wrote out/grafana/dashboards.yml"),
-        *("wrote out/grafana/datasources.yml", "wrote out/grafana/passerelle.json", "wrote out/nginx/nginx.conf"),
+        *("wrote out/backup/gateway.yaml", "wrote out/compose.yaml", "wrote out/gateway/gateway.yaml"),
+        *("wrote out/grafana/dashboards.yml", "wrote out/grafana/datasources.yml"),
+        *("wrote out/grafana/passerelle.json", "wrote out/nginx/nginx.conf"),
         *("wrote out/otel-collector/config.yaml", "wrote out/prometheus/passerelle.rules.yml"),
         "wrote out/prometheus/prometheus.yml",
     ]

@@ -265,6 +265,7 @@ def test_routes_as_json(run: Run) -> None:
         "compose": None,
         "rewrite": "/internal/{user_id}",
         "encoded_slashes": "refuse",
+        "rewrite_response": False,
         "timeout": 0.5,
         "attempts": 1,
         "attempt_timeout": None,
@@ -295,6 +296,9 @@ def test_routes_as_json(run: Run) -> None:
                 "by": None,
                 "sticky": None,
                 "concurrency": None,
+                "path": None,
+                "host": "client",
+                "forwarding": [],
             }
         },
     }

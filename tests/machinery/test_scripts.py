@@ -328,7 +328,7 @@ def test_the_lock_files_name_no_index_and_no_host_and_hash_everything() -> None:
         assert "--index" not in text
         blocks = text.replace("\\\n", " ").splitlines()
         packages = [line for line in blocks if "==" in line and not line.lstrip().startswith("#")]
-        assert len(packages) > 5
+        assert len(packages) > 2  # three for the image of backups
         assert all("--hash=sha256:" in line for line in packages), lock
 
 
