@@ -77,12 +77,14 @@ _INVALIDATION = "redis: invalidation, "
 
 
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Fit a line by least squares; return its value at 0, and its slope, neither of them negative."""
-    count = len(points)
-    x, y = sum(at for at, _ in points) / count, sum(value for _, value in points) / count
-    slope = sum((at - x) * (value - y) for at, value in points) / sum((at - x) ** 2 for at, _ in points)
+    """Fit a line by least squares through the point with the fewest workers, which is measured best.
+
+    Return its value at 0, and its slope, neither of them negative.
+    """
+    (first, lowest), *others = sorted(points)
+    slope = sum((at - first) * (value - lowest) for at, value in others) / sum((at - first) ** 2 for at, _ in others)
     slope = max(0.0, slope)
-    return max(0.0, y - slope * x), slope
+    return max(0.0, lowest - slope * first), slope
 
 
 @dataclass(frozen=True, slots=True)
