@@ -310,3 +310,22 @@ def test_wrong_options_of_compose_are_one_line(run: Run, args: tuple[str, ...]) 
     code, out, err = run("compose", "-o", "out", *args)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert not Path("out").exists()
+
+
+VERSIONS = """\
+services:
+  user: {versions: {v1: {app: "old:app"}, v2: {app: "new:app"}}}
+routes:
+  - {path: "/user/{user_id}", service: user}
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [("nginx",), ("haproxy",), ("compose", "-o", "out"), ("kubernetes", *CLASS, "-o", "out")]
+)
+def test_a_file_with_versions_is_not_exported(command: tuple[str, ...], run: Run) -> None:
+    Path("gateway.yaml").write_text(VERSIONS)
+    code, out, err = run(*command)
+    assert (code, out) == (1, "")
+    assert "an export has one version of a service; found versions of: user" in err
+    assert not Path("out").exists()

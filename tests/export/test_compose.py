@@ -409,6 +409,8 @@ def test_the_file_of_the_containers_is_valid_for_all_examples_of_the_documents(t
             report = inspect_text(text, environ={}, elsewhere=True)
             if match["language"].strip() != "yaml" or report.config is None:
                 continue
+            if report.config.versions:
+                continue  # the command refuses to export them
             count += 1
             folder = exported(deployed(text))
             webhook = {"in-file-alerts-webhook-url": "https://alerts.example.com/"}
