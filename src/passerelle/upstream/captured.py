@@ -9,6 +9,7 @@ from passerelle.crossing.compare_responses import CapturedResponse
 from passerelle.errors import Failure
 from passerelle.http1.head import ResponseHead
 from passerelle.upstream.interfaces import ResponseReceiver
+from passerelle.upstream.passing import PassingReceiver
 from passerelle.upstream.request import CallPolicy, UpstreamRequest
 
 Outcome = tuple[CapturedResponse, float] | Failure
@@ -41,47 +42,30 @@ class _Body:
         return CapturedResponse(head.status, dict(reversed(head.fields)), b"".join(self._pieces), self.complete)
 
 
-class Tee:
+class Tee(PassingReceiver):
     """Passes a response to its receiver, and captures it. Calls ``proceed`` after the end of a complete response."""
 
-    __slots__ = (
-        "_head",
-        "_pieces",
-        "_proceed",
-        "_receiver",
-        "_seconds",
-        "_started",
-        "streams",
-    )
+    __slots__ = ("_head", "_pieces", "_proceed", "_seconds", "_started")
 
     def __init__(
         self, receiver: ResponseReceiver, most: int, proceed: Callable[[CapturedResponse, float], None]
     ) -> None:
-        self._receiver = receiver
+        super().__init__(receiver)
         self._proceed = proceed
         self._pieces: _Body | None = _Body(most)
         self._head: ResponseHead | None = None
         self._started = perf_counter()
         self._seconds = 0.0
-        self.streams = receiver.streams
-
-    def client_key(self) -> bytes | None:
-        """Return the client that the request is counted for."""
-        return self._receiver.client_key()
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """Pass a 1xx response on."""
-        self._receiver.on_interim(head)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """Pass a 101 response on. A tunnel has no shadow."""
         self._pieces = None
-        self._receiver.on_switch(head, data)
+        super().on_switch(head, data)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """Pass the head of the response on."""
         self._seconds = perf_counter() - self._started
-        self._receiver.on_response(head, data, complete)
+        super().on_response(head, data, complete)
         self._head = head
         self._keep(data)
         if complete:
@@ -89,18 +73,18 @@ class Tee:
 
     def on_data(self, data: bytes) -> None:
         """Pass a piece of the body on."""
-        self._receiver.on_data(data)
+        super().on_data(data)
         self._keep(data)
 
     def on_end(self) -> None:
         """End the response."""
-        self._receiver.on_end()
+        super().on_end()
         self._submit()
 
     def on_failure(self, failure: Failure) -> None:
         """Pass the failure on. There is no response to compare."""
         self._pieces = None
-        self._receiver.on_failure(failure)
+        super().on_failure(failure)
 
     def _keep(self, data: bytes) -> None:
         if self._pieces is not None:

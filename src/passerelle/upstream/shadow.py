@@ -29,6 +29,7 @@ from passerelle.http.messages import SAFE_METHODS
 from passerelle.security.header_rules import lines_of
 from passerelle.upstream.captured import Capture, Outcome, Tee
 from passerelle.upstream.interfaces import ResponseReceiver
+from passerelle.upstream.passing import PassingMaker
 from passerelle.upstream.request import CallPolicy, RequestMaker, UpstreamRequest
 from passerelle.upstream.request_body import RequestBody
 
@@ -129,7 +130,7 @@ class _Copy:
         return len(self.message) + len(self.body) + len(self.response.body)
 
 
-class Shadow:
+class Shadow(PassingMaker):
     """Makes the requests of a route, and the shadow requests. Stands in a call policy for the class of requests."""
 
     __slots__ = (
@@ -141,7 +142,6 @@ class Shadow:
         "_queue",
         "_removed",
         "_settings",
-        "make",
         "results",
     )
 
@@ -153,8 +153,8 @@ class Shadow:
         comparer: ResponseComparer,
         results: ShadowResults,
     ) -> None:
+        super().__init__(old.make_request)
         self._old = old
-        self.make = old.make_request
         self._policy = new
         self._settings = settings
         self._comparer = comparer
@@ -163,18 +163,6 @@ class Shadow:
         self._kept = 0
         self._in_flight = 0
         self.results = results
-
-    def __call__(
-        self,
-        policy: CallPolicy,
-        receiver: ResponseReceiver,
-        method: bytes,
-        message: bytes,
-        body: RequestBody | None,
-        now: float,
-    ) -> UpstreamRequest:
-        """Make the request of a client, with a copy of its response if it is sampled."""
-        return self.make_with(self.make, policy, receiver, method, message, body, now)
 
     def make_with(
         self,
@@ -186,7 +174,7 @@ class Shadow:
         body: RequestBody | None,
         now: float,
     ) -> UpstreamRequest:
-        """As :meth:`__call__`, by ``make`` in place of the class of the old policy."""
+        """Make the request of a client, with a copy of its response if it is sampled."""
         settings = self._settings
         if method in settings.methods and random() < settings.sample:
             receiver = Tee(receiver, settings.max_body, partial(self._submit, method, message, body))

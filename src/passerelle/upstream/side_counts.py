@@ -19,6 +19,7 @@ from passerelle.crossing.latency import LatencyHistogram
 from passerelle.errors import Failure, Side
 from passerelle.http1.head import ResponseHead
 from passerelle.upstream.interfaces import ResponseReceiver
+from passerelle.upstream.passing import PassingMaker, PassingReceiver
 from passerelle.upstream.request import CallPolicy, RequestMaker, UpstreamRequest
 from passerelle.upstream.request_body import RequestBody
 
@@ -92,27 +93,15 @@ class SideCounters:
         return {**self.counts, "latency": list(self.latency.counts)}
 
 
-class CountedRequests:
+class CountedRequests(PassingMaker):
     """Makes the requests of one side. Stands in a call policy for the class of requests."""
 
-    __slots__ = ("_counters", "_user_in", "make")
+    __slots__ = ("_counters", "_user_in")
 
     def __init__(self, make: RequestMaker, counters: SideCounters, user_in: UserIn) -> None:
-        self.make = make
+        super().__init__(make)
         self._counters = counters
         self._user_in = user_in
-
-    def __call__(
-        self,
-        policy: CallPolicy,
-        receiver: ResponseReceiver,
-        method: bytes,
-        message: bytes,
-        body: RequestBody | None,
-        now: float,
-    ) -> UpstreamRequest:
-        """Make a request whose outcome is counted."""
-        return self.make_with(self.make, policy, receiver, method, message, body, now)
 
     def make_with(
         self,
@@ -124,7 +113,7 @@ class CountedRequests:
         body: RequestBody | None,
         now: float,
     ) -> UpstreamRequest:
-        """As :meth:`__call__`, by ``make`` in place of the class of the policy."""
+        """Make a request whose outcome is counted."""
         counters = self._counters
         counters.counts["requests"] += 1
         observer = _Observer(receiver, counters, self._user_in, message)
@@ -134,23 +123,22 @@ class CountedRequests:
         return request
 
 
-class _Observer:
+class _Observer(PassingReceiver):
     """Passes a response to its receiver, and counts its outcome.
 
     A request counts as slow when its time is over, and not when its response arrives: the client may leave before.
     """
 
-    __slots__ = ("_counters", "_has_failed", "_message", "_receiver", "_started", "_timer", "_user_in", "streams")
+    __slots__ = ("_counters", "_has_failed", "_message", "_started", "_timer", "_user_in")
 
     def __init__(self, receiver: ResponseReceiver, counters: SideCounters, user_in: UserIn, message: bytes) -> None:
-        self._receiver = receiver
+        super().__init__(receiver)
         self._user_in = user_in
         self._counters = counters
         self._message = message
         self._started = perf_counter()
         self._has_failed = False
         self._timer: TimerHandle | None = None
-        self.streams = receiver.streams
 
     def watch(self, request: UpstreamRequest) -> None:
         """Count ``request`` as slow once its time is over, unless its response begins or its client leaves before."""
@@ -160,10 +148,6 @@ class _Observer:
         self._timer = None
         if not request.is_over:
             self._counters.count_slow(*self._user(), perf_counter())
-
-    def client_key(self) -> bytes | None:
-        """Return the client that the request is counted for."""
-        return self._receiver.client_key()
 
     def _user(self) -> tuple[bytes, bytes]:
         """Return the user, by the address where the request has no other identity, and the address of the client."""
@@ -185,27 +169,15 @@ class _Observer:
             self._has_failed = True
             self._counters.count_failed(*self._user(), now)
 
-    def on_interim(self, head: ResponseHead) -> None:
-        """Pass a 1xx response on."""
-        self._receiver.on_interim(head)
-
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """Count a tunnel, and pass the 101 response on."""
         self._begin(head.status)
-        self._receiver.on_switch(head, data)
+        super().on_switch(head, data)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """Count the response, and pass its head on."""
         self._begin(head.status)
-        self._receiver.on_response(head, data, complete)
-
-    def on_data(self, data: bytes) -> None:
-        """Pass a piece of the body on."""
-        self._receiver.on_data(data)
-
-    def on_end(self) -> None:
-        """End the response."""
-        self._receiver.on_end()
+        super().on_response(head, data, complete)
 
     def on_failure(self, failure: Failure) -> None:
         """Count the failure unless the client has caused it, and pass it on."""
@@ -214,4 +186,4 @@ class _Observer:
             self._timer = None
         if failure.side is not Side.CLIENT:
             self._fail(perf_counter())
-        self._receiver.on_failure(failure)
+        super().on_failure(failure)

@@ -22,10 +22,9 @@ from passerelle.upstream.addressed_request import AddressedRequest
 from passerelle.upstream.guarded_request import GuardedRequest
 from passerelle.upstream.hedge import Hedge
 from passerelle.upstream.interfaces import ResponseReceiver
+from passerelle.upstream.passing import PassingMaker
 from passerelle.upstream.request import CallPolicy, RequestMaker, UpstreamRequest
 from passerelle.upstream.request_body import RequestBody
-from passerelle.upstream.shadow import Shadow
-from passerelle.upstream.side_counts import CountedRequests
 
 # The error of an attempt that was abandoned because its response was not needed any more.
 CANCELLED = "cancelled"
@@ -52,7 +51,7 @@ def traced(policy: CallPolicy, trace: Trace, parent_id: bytes, name: str = "") -
 
 def _traced_maker(make: RequestMaker) -> RequestMaker:
     """Return what makes the requests that ``make`` makes, with spans. Shadow requests have none."""
-    if isinstance(make, Shadow | CountedRequests):
+    if isinstance(make, PassingMaker):
         return partial(make.make_with, _traced_maker(make.make))
     return _TRACED[cast(type[UpstreamRequest], make)]
 
