@@ -108,6 +108,24 @@ def test_a_reload_reads_the_pages_again(rig: Rig, tmp_path: Path) -> None:
     assert client.request("GET", "/x", ("Accept", "text/html")).body == b"new"
 
 
+def test_a_page_that_is_removed_during_a_reload_does_not_leave_half_of_it(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = rig.gateway({"u": CLOSED}, [{"path": "/a", "respond": 200}])
+    errors, read = pages(tmp_path), Path.read_bytes
+
+    def read_and_remove(path: Path) -> bytes:
+        content = read(path)
+        path.unlink()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_remove)
+    gateway.reload({"u": CLOSED}, [{"path": "/b", "respond": 204}], errors=errors)
+    client = rig.connect(gateway)
+    assert client.request("GET", "/b").status == 204
+    assert client.request("GET", "/a", ("Accept", BROWSER)).body.startswith(b"<h1>404")
+
+
 # ---- maintenance
 
 

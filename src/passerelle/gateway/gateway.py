@@ -21,6 +21,7 @@ from passerelle.balancing.instance import Instance
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.errors import Failure
+from passerelle.gateway.assembly.actions import error_pages
 from passerelle.gateway.assembly.caching import evict_changed_routes, open_cache
 from passerelle.gateway.assembly.certificates import Certificates
 from passerelle.gateway.assembly.guards import GuardFactory
@@ -39,6 +40,7 @@ from passerelle.gateway.assembly.services import (
 from passerelle.gateway.assembly.splits import SplitCounts, SplitFactory, slow_after
 from passerelle.gateway.assembly.tracing import Tracing
 from passerelle.gateway.context import Context
+from passerelle.gateway.error_pages import ErrorPages
 from passerelle.gateway.exchange import Exchange
 from passerelle.gateway.fast_hit import serve_fresh_hit
 from passerelle.gateway.plans import cache_of, stored_part_tags
@@ -119,15 +121,15 @@ class Gateway:
             self._services[name], self._members[name] = self._make_service(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
         cache, era = open_cache(config), object()
-        splits = SplitFactory(config, self._split_counts)
+        splits, pages = SplitFactory(config, self._split_counts), error_pages(config)
         self._splitters = splits.splitters
-        self._plans = self._make_plans(config, self._services, self._deadlines, self._guards, cache, era, splits)
+        self._plans = self._make_plans(config, self._services, self._deadlines, self._guards, cache, era, splits, pages)
         self.context = Context(
             self.loop,
             self.clock,
             Proxies(config.trusted_proxies),
             build_router(self._plans, self._maintenance),
-            unmatched_plan(config, self.metrics, self._route_log),
+            unmatched_plan(config, self.metrics, self._route_log, pages),
             cache,
         )
         self.second_level = SecondLevel(self.loop)
@@ -231,8 +233,8 @@ class Gateway:
         context = self.context
         cache = open_cache(config, context.cache)
         era = object()
-        factory = SplitFactory(config, self._split_counts)
-        plans = self._make_plans(config, services, deadlines, guards, cache, era, factory)
+        factory, pages = SplitFactory(config, self._split_counts), error_pages(config)
+        plans = self._make_plans(config, services, deadlines, guards, cache, era, factory, pages)
         router = build_router(plans, self._maintenance)
         # From here on nothing fails, and no request is handled in between.
         self._certificates = certificates
@@ -263,7 +265,8 @@ class Gateway:
         self._guards.stop(guards)
         guards.start(self._guards)
         self._guards = guards
-        context.router, context.unmatched = router, unmatched_plan(config, self.metrics, self._route_log)
+        context.router = router
+        context.unmatched = unmatched_plan(config, self.metrics, self._route_log, pages)
         self._use_cache(cache, era, config)
         self._listener.handler = self._tracing.handler(config, context)
 
@@ -435,6 +438,7 @@ class Gateway:
         cache: Cache | None,
         era: object,
         splits: SplitFactory,
+        pages: ErrorPages | None,
     ) -> Plans:
         """Build the plans of the routes of ``config``, and add the deadline queues that they need to ``deadlines``."""
 
@@ -454,6 +458,7 @@ class Gateway:
             era,
             self._shadow_results,
             splits,
+            pages,
         )
         return build_plans(config, environment)
 

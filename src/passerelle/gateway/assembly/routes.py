@@ -20,12 +20,13 @@ from passerelle.config.models.config import Config, Route
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.hedge import Percentile
 from passerelle.config.models.split import Split
-from passerelle.gateway.assembly.actions import action_of, error_pages, in_maintenance, with_pages
+from passerelle.gateway.assembly.actions import action_of, in_maintenance, with_pages
 from passerelle.gateway.assembly.caching import make_plan
 from passerelle.gateway.assembly.guards import GuardFactory
 from passerelle.gateway.assembly.headers import request_rules, response_header_rules, rule_of
 from passerelle.gateway.assembly.shadows import with_shadow
 from passerelle.gateway.assembly.splits import SplitFactory, apart
+from passerelle.gateway.error_pages import ErrorPages
 from passerelle.gateway.plans import ActionPlan, ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
 from passerelle.gateway.splitter import Splitter
 from passerelle.observability.access_log import RouteLog
@@ -59,6 +60,7 @@ class PlanResources:
     era: object
     shadows: Callable[[str], ShadowResults]
     splits: SplitFactory
+    pages: ErrorPages | None
     steps: StepQueue = field(default_factory=StepQueue)
 
 
@@ -68,7 +70,7 @@ Plans = list[tuple[Route, RoutePlan]]
 
 def build_plans(config: Config, resources: PlanResources) -> Plans:
     """Build the plans of the routes of ``config``."""
-    pages = error_pages(config)
+    pages = resources.pages
     stored = _stored_parts(config)
     plans = [(route, _plan(config, route, resources, stored)) for route in config.routes]
     return plans if pages is None else [(route, with_pages(plan, pages)) for route, plan in plans]
@@ -90,11 +92,16 @@ def build_router(plans: Plans, maintenance: frozenset[str] | None) -> Router:
     )
 
 
-def unmatched_plan(config: Config, metrics: Metrics, log: Callable[[str, str | None], RouteLog | None]) -> RoutePlan:
+def unmatched_plan(
+    config: Config,
+    metrics: Metrics,
+    log: Callable[[str, str | None], RouteLog | None],
+    pages: ErrorPages | None,
+) -> RoutePlan:
     """Build the plan of requests that match no route."""
     rules = response_header_rules(config, None)
     fixed = (metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, rules, None, None)
-    return RoutePlan(*fixed, error_pages=error_pages(config))
+    return RoutePlan(*fixed, error_pages=pages)
 
 
 def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequence[Sequence[str]]) -> RoutePlan:
