@@ -21,6 +21,7 @@ from passerelle.backup.archive import sha256_of
 from passerelle.backup.databases import Restored
 from passerelle.backup.errors import BackupError
 from passerelle.backup.manifest import Part, Table, differences
+from passerelle.system.durable import sync
 
 BUSY_SECONDS = 30.0
 """How long other writers may hold up a backup or the replacement of a database (seconds)."""
@@ -138,7 +139,7 @@ class SqliteDatabase:
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.path, old)
         os.replace(new, self.path)
-        _sync_folder(self.path.parent)
+        sync(self.path.parent)
 
     @contextlib.contextmanager
     def _reported(self, path: Path) -> Iterator[None]:
@@ -190,11 +191,3 @@ def _content(db: sqlite3.Connection) -> tuple[str, dict[str, Table]]:
             (count,) = db.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()  # noqa: S608 -- a quoted name
             tables[name] = Table(rows=count)
     return layout, tables
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

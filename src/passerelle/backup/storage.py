@@ -16,6 +16,7 @@ from typing import Protocol
 
 from passerelle.backup.errors import BackupError
 from passerelle.backup.manifest import stamp
+from passerelle.system.durable import sync
 
 _NAME = re.compile(r"(?P<prefix>.+)-(?P<time>\d{8}T\d{6}Z)\.tar\.gz(?:\.age)?").fullmatch
 
@@ -137,17 +138,9 @@ class FolderStorage:
             yield path
             if final.exists():
                 raise BackupError(f"{final} exists already")
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(path)
             os.rename(path, final)
-            folder = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync(self.path)
         except OSError as error:
             raise _cannot("write", final, error) from None
         finally:

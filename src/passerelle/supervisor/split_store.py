@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from passerelle.supervisor.split_record import Kept, Record, Tally
+from passerelle.system.durable import sync
 
 FORMAT: Final = "passerelle splits 1"
 NAME: Final = "splits.json"
@@ -212,8 +213,4 @@ def _replace(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
