@@ -7,6 +7,7 @@ import http.client
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlencode
 
 import click
 import orjson
@@ -59,6 +60,18 @@ def request_admin(admin: Address | str | None, method: str, path: str, limit: fl
         return _fetch(destination, method, path, limit)
     except (OSError, http.client.HTTPException, ValueError) as error:
         exit_unreachable(destination, error)
+
+
+def read_admin(admin: Address | str | None, page: str, **query: str | None) -> Any:
+    """Return the JSON of a page of the admin port, with those of ``query`` that are not None.
+
+    If the page does not respond, or refuses, the reason is printed and the command ends with 1.
+    """
+    given = urlencode({name: value for name, value in query.items() if value is not None})
+    found = request_admin(admin, "GET", f"{page}?{given}" if given else page)
+    if "problems" in found:
+        exit_refused(found["problems"])
+    return found
 
 
 def try_admin(admin: Address | str | None, path: str) -> Any:

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from passerelle.cli.admin_client import CHANGE_LIMIT, admin_option, exit_refused, request_admin, send_change
+from passerelle.cli.admin_client import CHANGE_LIMIT, admin_option, read_admin, request_admin, send_change
 from passerelle.cli.support import Commands, json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.units import parse_duration
@@ -52,10 +52,7 @@ def list_(service: str | None, admin: Address | str | None, as_json: bool) -> No
     if service is None:
         found = request_admin(admin, "GET", "/status")["services"]
     else:
-        response = request_admin(admin, "GET", _path(service))
-        if "problems" in response:
-            exit_refused(response["problems"])
-        found = {service: response}
+        found = {service: read_admin(admin, _path(service))}
     if as_json:
         print_json(found if service is None else found[service])
         return

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 import click
 
-from passerelle.cli.admin_client import admin_option, exit_refused, request_admin, send_change
+from passerelle.cli.admin_client import admin_option, read_admin, send_change
 from passerelle.cli.support import json_option, print_json
 from passerelle.config.models.addresses import Address
 
@@ -33,9 +33,7 @@ def maintenance(state: str | None, route: str | None, admin: Address | str | Non
         given = {"state": state} | ({"route": route} if route is not None else {})
         send_change(admin, f"/maintenance?{urlencode(given)}", as_json)
         return
-    found = request_admin(admin, "GET", "/maintenance")
-    if "problems" in found:
-        exit_refused(found["problems"])
+    found = read_admin(admin, "/maintenance")
     if as_json:
         print_json(found)
     elif found["all"]:

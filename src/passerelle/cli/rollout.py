@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import click
 
-from passerelle.cli.admin_client import admin_option, exit_refused, request_admin, send_change
+from passerelle.cli.admin_client import admin_option, read_admin, send_change
 from passerelle.cli.support import json_option, print_json
 from passerelle.config.models.addresses import Address
 
@@ -35,9 +35,7 @@ def rollout(words: tuple[str, ...], admin: Address | str | None, as_json: bool) 
     if action != "status":
         send_change(admin, f"/rollout?{urlencode({**query, 'action': action})}", as_json)
         return
-    found = request_admin(admin, "GET", f"/rollout?{urlencode(query)}" if query else "/rollout")
-    if "problems" in found:
-        exit_refused(found["problems"])
+    found = read_admin(admin, "/rollout", **query)
     if as_json:
         print_json(found)
     else:

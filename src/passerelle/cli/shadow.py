@@ -5,11 +5,10 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import click
 
-from passerelle.cli.admin_client import admin_option, exit_refused, request_admin, send_change
+from passerelle.cli.admin_client import admin_option, read_admin, send_change
 from passerelle.cli.support import Commands, json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
 
@@ -33,11 +32,7 @@ def report(route: str | None, html: str | None, admin: Address | str | None, as_
     """
     if html is not None and as_json:
         raise click.UsageError("--html and --json exclude each other")
-    query = f"?{urlencode({'route': route})}" if route is not None else ""
-    found = request_admin(admin, "GET", f"/shadow{query}")
-    if "problems" in found:
-        exit_refused(found["problems"])
-    routes: dict[str, Any] = found["routes"]
+    routes: dict[str, Any] = read_admin(admin, "/shadow", route=route)["routes"]
     if as_json:
         print_json({"routes": routes})
     elif html is not None:

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import click
 
-from passerelle.cli.admin_client import admin_option, exit_refused, request_admin, send_change
+from passerelle.cli.admin_client import admin_option, read_admin, send_change
 from passerelle.cli.support import json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
 
@@ -31,10 +31,7 @@ def split(route: str | None, weights: tuple[str, ...], reason: str, admin: Addre
         return
     if route is not None and "=" in route:
         raise click.UsageError(f"found {route!r} and no route; write passerelle split ROUTE {route}")
-    found = request_admin(admin, "GET", f"/split?{urlencode({'route': route})}" if route is not None else "/split")
-    if "problems" in found:
-        exit_refused(found["problems"])
-    routes: dict[str, Any] = found["routes"]
+    routes: dict[str, Any] = read_admin(admin, "/split", route=route)["routes"]
     if as_json:
         print_json({"routes": routes})
     elif routes:
