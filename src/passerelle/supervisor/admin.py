@@ -455,11 +455,7 @@ class Admin:
 
     async def _shadow(self, head: RequestHead, target: bytes) -> Response:
         routes = merge_reports(await self._subject.shadows(reset=False))
-        wanted = _query(target).get("route")
-        if wanted is not None and wanted not in routes:
-            names = ", ".join(routes) or "none"
-            return _refusal(ChangeRefused(f"no shadow on route {wanted!r}; routes with a shadow: {names}"))
-        return _json(200, {"routes": routes if wanted is None else {wanted: routes[wanted]}})
+        return _of_route(target, routes, "shadow", ChangeRefused)
 
     async def _split(self, head: RequestHead, target: bytes) -> Response:
         try:
@@ -468,12 +464,7 @@ class Admin:
             return _refusal(refused)
 
     async def _rollout(self, head: RequestHead, target: bytes) -> Response:
-        routes = self._subject.rollouts.status()
-        wanted = _query(target).get("route")
-        if wanted is not None and wanted not in routes:
-            names = ", ".join(routes) or "none"
-            return _refusal(NotFound(f"no rollout on route {wanted!r}; routes with a rollout: {names}"))
-        return _json(200, {"routes": routes if wanted is None else {wanted: routes[wanted]}})
+        return _of_route(target, self._subject.rollouts.status(), "rollout", NotFound)
 
     async def _maintenance(self, head: RequestHead, target: bytes) -> Response:
         return _json(200, self._subject.maintenance.as_json())
@@ -654,6 +645,15 @@ def purge_response(result: PurgeResult) -> dict[str, Any]:
         raise ChangeRefused(f"no response from {names}, which may still store the responses; purge again")
     count = result.purged
     return {"message": f"purged {count} stored response{'s' * (count != 1)}", "purged": count}
+
+
+def _of_route(target: bytes, routes: Mapping[str, Any], what: str, refused: type[ChangeRefused]) -> Response:
+    """Return what ``routes`` has of the route that the query of ``target`` names, or of all; refuse an unknown one."""
+    wanted = _query(target).get("route")
+    if wanted is not None and wanted not in routes:
+        names = ", ".join(routes) or "none"
+        return _refusal(refused(f"no {what} on route {wanted!r}; routes with a {what}: {names}"))
+    return _json(200, {"routes": routes if wanted is None else {wanted: routes[wanted]}})
 
 
 def _refusal(refused: ChangeRefused) -> Response:

@@ -462,12 +462,10 @@ class Rollouts:
 
     def _hold(self, name: str, record: Record) -> None:
         """Keep others from changing weights while a rollout is in progress."""
-        text = None
+        text, config = None, self._config()
         if record.active is not None and self._split(name).forced is None:
             text = f"{name}: a rollout is in progress; abort it first"
-        elif name in (versions := self._config().versions) and versions[name].old in self.ended_versions(
-            self._config()
-        ):
+        elif name in config.versions and config.versions[name].old in self.ended_versions(config):
             text = f"{name}: the old version has ended; to return to it, make it the second version in the file"
         self._splits.hold(name, text)
 
