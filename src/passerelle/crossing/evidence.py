@@ -66,7 +66,7 @@ def wilson(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 
 class FirstPerUser:
-    """Tells the first bad event of a user in a minute from further ones, in bounded memory.
+    """Finds the first bad event of each user in each minute, in bounded memory.
 
     One object serves both sides, so that its bounds take from both alike. ``most`` bounds the users of a minute, and
     ``per_address`` those of one address: a client may invent any number of cookies.
