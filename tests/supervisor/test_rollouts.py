@@ -99,7 +99,7 @@ def test_few_requests_wait(tmp_path: Path, time: Time) -> None:
         time.now += 86_400
         await made.rollouts.tick()
         assert (made.status["status"], made.share) == ("running", 10)
-        assert made.status["waits_for"] == "1 more requests"
+        assert made.status["waits_for"] == "1 more request"
         made.count("new", 1)
         await made.rollouts.tick()
         assert made.share == 50
@@ -154,7 +154,7 @@ def test_the_first_users_move_after_enough_equal_responses(tmp_path: Path, time:
         made.shadow = compared(999)
         time.now += 10
         await made.rollouts.tick()
-        assert (made.status["status"], made.status["waits_for"]) == ("shadow", "1 more comparisons")
+        assert (made.status["status"], made.status["waits_for"]) == ("shadow", "1 more comparison")
         made.shadow = compared(1000)
         time.now += 10
         await made.rollouts.tick()

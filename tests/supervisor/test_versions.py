@@ -64,7 +64,7 @@ def test_all_routes_of_the_service_move_together_and_are_judged_together(tmp_pat
         time.now += 60
         counts |= {"/a": 60, "/b": 39}
         await rollouts.tick()
-        assert rollouts.status()["users"]["waits_for"] == "1 more requests"
+        assert rollouts.status()["users"]["waits_for"] == "1 more request"
         counts["/b"] = 40
         await rollouts.tick()
         assert splits.weights("/a") == splits.weights("/b") == {"users-v1": 0, "users-v2": 1000}

@@ -502,6 +502,7 @@ class Admin:
                 "prometheus": prometheus,
                 "diagnose": b"/diagnose" in self._pages,
                 "splits": bool(self._subject.splits.routes()),
+                "rollouts": bool(self._subject.config.rollouts),
             },
         )
 

@@ -45,9 +45,13 @@ def _waits_for(plan: Plan, state: State, tally: Tally) -> str:
     if state.step < 0:
         needed = plan.shadow.comparisons if plan.shadow is not None else 0
         missing = needed - tally.comparisons
-        return f"{missing} more comparisons" if missing > 0 else "a rate of differences that is clear"
+        return _more(missing, "comparison") if missing > 0 else "a rate of differences that is clear"
     missing = plan.steps[state.step].requests - tally.new_requests
-    return f"{missing} more requests" if missing > 0 else "the end of its time"
+    return _more(missing, "request") if missing > 0 else "the end of its time"
+
+
+def _more(number: int, what: str) -> str:
+    return f"{number} more {what}{'s' if number > 1 else ''}"
 
 
 def in_one_line(name: str, status: Mapping[str, Any]) -> str:

@@ -9,17 +9,21 @@ import random
 import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 from passerelle.config.loader import load_text
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.config import Config
+from passerelle.crossing.latency import LatencyHistogram
 from passerelle.errors import Kind
 from passerelle.observability.events import EventLog
 from passerelle.observability.metrics import Metrics, RouteMetrics, ServiceMetrics, Snapshot
 from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
+from passerelle.supervisor.rollouts import Rollouts
+from passerelle.supervisor.split_store import FileStore
 from passerelle.supervisor.splits import Settings, Splits
 from passerelle.system import ports
 from passerelle.upstream.shadow import ShadowResults
@@ -46,17 +50,34 @@ routes:
 class System:
     """The subject of the admin port, and the source of its samples.
 
-    ``tick`` makes a second of traffic, about ``rate`` requests for each route.
+    ``tick`` makes a second of traffic, about ``rate`` requests for each route. ``folder`` keeps the state of rollouts.
     """
 
     is_ready = True
 
-    def __init__(self, config: str = SHOP, instances: int | None = None, seed: int = 7, rate: int = 26) -> None:
+    def __init__(
+        self,
+        config: str = SHOP,
+        instances: int | None = None,
+        seed: int = 7,
+        rate: int = 26,
+        folder: Path = Path("/nonexistent"),
+    ) -> None:
         self.config: Config = load_text(config)
         self.now = START
         self.events = EventLog(clock=lambda: self.now)
         self.live = LiveSampler(self, clock=lambda: self.now)
-        self.splits = Splits(self.config, self.events, lambda text: None, self._on_splits, self.metrics)
+        self.splits = Splits(self.config, self.events, lambda text: None, self._on_splits, self._split_counts)
+        self.rollouts = Rollouts(
+            lambda: self.config,
+            self.splits,
+            lambda: self.shadows(reset=False),
+            lambda: FileStore(folder, lambda text: None, lambda: self.now),
+            self.events,
+            lambda text: None,
+            lambda: self.now,
+        )
+        self.split_counts: dict[str, dict[str, dict[str, Any]]] = {}
         self.changes: list[tuple[str, dict[str, str]]] = []
         self.shadow_results: dict[str, ShadowResults] = {}
         self.refusal = ""
@@ -156,6 +177,9 @@ class System:
     async def _on_splits(self, settings: Settings) -> None:
         """Take no notice: the traffic is not real."""
 
+    async def _split_counts(self) -> Snapshot:
+        return {"splits": self.split_counts}
+
     # AdminSubject
 
     async def metrics(self) -> Snapshot:
@@ -181,6 +205,19 @@ class System:
     async def purge(self, kind: str, value: str) -> PurgeResult:
         self.changes.append(("purge", {kind: value}))
         return PurgeResult(12, [])
+
+
+def counted(requests: int, failed: int = 0) -> dict[str, Any]:
+    """Return what workers count of one side of a split."""
+    times = LatencyHistogram()
+    times.add(0.01)
+    return {
+        "requests": requests,
+        "failed": failed,
+        "failed_users": failed,
+        "slow_users": 0,
+        "latency": [each * requests for each in times.counts],
+    }
 
 
 class Served:

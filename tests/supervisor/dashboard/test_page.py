@@ -19,7 +19,7 @@ from passerelle.crossing.compare_json import Difference, Kind
 from passerelle.upstream.shadow import ShadowResults
 from tests import requirements
 from tests.supervisor.dashboard.conftest import Opened, assert_fits
-from tests.supervisor.dashboard.system import Served, System
+from tests.supervisor.dashboard.system import Served, System, counted
 from tests.supervisor.test_reconciler import HEAD, SERVE
 from tests.supervisor.up import Up, command
 
@@ -188,6 +188,66 @@ def test_a_split_is_shown_and_changed_and_can_be_undone(open_page: Opened, serve
     page.get_by_role("button", name="Undo").click()
     expect(rows.nth(1)).to_contain_text("users1")
     assert system.splits.weights("/user/{user_id}") == {"monolith": 990, "users": 10}
+
+
+ROLLOUT = """
+services:
+  monolith: {targets: ["http://127.0.0.1:5001"]}
+  users: {targets: ["http://127.0.0.1:5002"]}
+routes:
+  - path: "/user/{user_id}"
+    service: monolith
+    split: {weights: {users: 0}}
+    rollout: {steps: [1%, 25%, 100%], at_least: 10m, requests: 50}
+"""
+
+
+def test_a_rollout_is_shown_and_started_paused_resumed_skipped_and_aborted(
+    open_page: Opened, serve: Serve, tmp_path: Path
+) -> None:
+    system = System(ROLLOUT, folder=tmp_path)
+    served = serve(system)
+    served.do(system.rollouts.load())
+    page = open_page(served.url)
+    live(page)
+    shown = page.locator("[data-rollout='/user/{user_id}']")
+    steps, buttons = shown.locator(".steps li"), shown.locator(".tools button:visible")
+    expect(shown).to_contain_text("not started")
+    expect(buttons).to_have_text(["Start"])
+
+    def press(action: str, *left: str) -> None:
+        shown.get_by_role("button", name=action, exact=True).click()
+        page.get_by_role("dialog").get_by_role("button", name=action, exact=True).click()
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        expect(buttons).to_have_text(list(left))
+
+    press("Start", "Pause", "Skip", "Abort")
+    expect(shown).to_contain_text("monolith → users, 1 % of the users on users")
+    expect(shown).to_contain_text("waits for 50 more requests")
+    expect(steps.and_(page.locator(".now"))).to_contain_text("1 %")
+
+    system.split_counts["/user/{user_id}"] = {"monolith": counted(4950, 7), "users": counted(49)}
+    served.do(system.rollouts.tick())
+    expect(shown).to_contain_text("waits for 1 more request")
+    expect(shown.locator(".facts")).to_contain_text("monolith4,950 requests, 7 failed, 0 slowusers49 requests")
+
+    press("Pause", "Resume", "Skip", "Abort")
+    assert system.rollouts.status()["/user/{user_id}"]["status"] == "paused"
+    page.get_by_role("button", name="Undo").click()
+    expect(buttons).to_have_text(["Pause", "Skip", "Abort"])
+    press("Skip", "Pause", "Skip", "Abort")
+    expect(steps.and_(page.locator(".now"))).to_contain_text("25 %")
+    expect(page.locator("#split-table tbody tr").nth(1)).to_contain_text("users25")
+
+    system.split_counts["/user/{user_id}"] = {"monolith": counted(9000, 7), "users": counted(800, 400)}
+    served.do(system.rollouts.tick())
+    expect(shown).to_have_attribute("data-status", "rolled_back")
+    expect(shown.locator("p.is-bad")).to_contain_text("requests fail")
+    expect(shown).to_contain_text("0 % of the users on users")
+    press("Start", "Pause", "Skip", "Abort")
+    press("Abort", "Start")
+    expect(shown).to_contain_text("aborted by")
+    assert system.splits.weights("/user/{user_id}") == {"monolith": 1000, "users": 0}
 
 
 def test_a_shadow_is_shown_with_what_differs(open_page: Opened, serve: Serve) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests import requirements
 from tests.supervisor.dashboard.conftest import Opened, assert_fits
-from tests.supervisor.dashboard.system import Served, System
+from tests.supervisor.dashboard.system import Served, System, counted
 
 pytestmark = [requirements.needs("chromium"), pytest.mark.slow, pytest.mark.long]
 
@@ -98,3 +99,43 @@ def test_nothing_runs_yet(open_page: Opened, serve: Serve, picture: Take) -> Non
     expect(page.locator(".card .big").first).to_have_text("0")
     expect(page.locator("#no-services")).to_be_hidden()
     picture(page, "starting")
+
+
+ROLLOUTS = """
+services:
+  monolith: {targets: ["http://127.0.0.1:5001"]}
+  users: {targets: ["http://127.0.0.1:5002"]}
+  products: {targets: ["http://127.0.0.1:5003"]}
+  prices: {targets: ["http://127.0.0.1:5004"]}
+routes:
+  - path: "/user/{user_id}"
+    service: monolith
+    split: {weights: {users: 0}}
+    rollout: &plan {steps: [1%, 5%, 25%, 50%, 100%], at_least: 10m, requests: 50}
+  - {path: "/product/{product_id}", service: monolith, split: {weights: {products: 0}}, rollout: *plan}
+  - {path: "/price/{product_id}", service: monolith, split: {weights: {prices: 0}}, rollout: *plan}
+"""
+
+
+def test_rollouts(open_page: Opened, serve: Serve, picture: Take, tmp_path: Path) -> None:
+    system = System(ROLLOUTS, folder=tmp_path)
+    served = serve(system)
+    served.do(system.rollouts.load())
+    for route, action in [
+        ("/user/{user_id}", "start"),
+        ("/user/{user_id}", "skip"),
+        ("/user/{user_id}", "skip"),
+        ("/product/{product_id}", "start"),
+    ]:
+        served.do(system.rollouts.change({"route": route, "action": action}, "admin"))
+    system.split_counts = {
+        "/user/{user_id}": {"monolith": counted(8410, 12), "users": counted(31)},
+        "/product/{product_id}": {"monolith": counted(9000, 9), "products": counted(80, 40)},
+    }
+    served.do(system.rollouts.tick())
+    for width, scheme in ((1360, "light"), (1360, "dark"), (360, "light")):
+        page = open_page(served.url, viewport={"width": width, "height": 900}, color_scheme=scheme)
+        expect(page.locator(".rollout[data-status='rolled_back']")).to_be_visible()
+        expect(page.locator(".rollout[data-status='running'] .now")).to_contain_text("25 %")
+        assert_fits(page)
+        picture(page, f"rollouts-{scheme}-{width}")

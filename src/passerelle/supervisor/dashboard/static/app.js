@@ -7,6 +7,7 @@ import {percent} from "./format.js";
 import {health, SystemMap} from "./map.js";
 import {merge, Model} from "./model.js";
 import {Panels} from "./panels.js";
+import {Rollouts} from "./rollouts.js";
 import {Shadows} from "./shadows.js";
 import {Splits} from "./splits.js";
 
@@ -21,6 +22,7 @@ const charts = new Charts($("cards"));
 const map = new SystemMap($("map-box"));
 const panels = new Panels(actions);
 const splits = new Splits(actions);
+const rollouts = new Rollouts(actions);
 const shadows = new Shadows();
 let settings = {};
 let stream = null;
@@ -100,6 +102,11 @@ const loadHistory = async () => {
   render();
 };
 
+const startCrossing = (has) => {
+  splits.start(has.splits);
+  rollouts.start(has.rollouts);
+};
+
 const connect = () => {
   stream?.close();
   stream = new EventSource("/live");
@@ -116,10 +123,11 @@ const connect = () => {
     if (!model.event(event)) return;
     if (event.kind === "reload") {
       loadHistory().catch(() => {});
-      request("/dashboard/settings").then(({splits: has}) => splits.start(has)).catch(() => {});
+      request("/dashboard/settings").then(startCrossing).catch(() => {});
       shadows.start();
     }
     if (event.kind === "split") splits.load();
+    if (event.kind === "rollout") { splits.load(); rollouts.load(); }
     render();
   });
   stream.addEventListener("error", () => {
@@ -180,7 +188,7 @@ const begin = async () => {
     $("prometheus").hidden = !settings.prometheus;
     if (settings.prometheus) attribute($("prometheus"), "href", settings.prometheus);
     await loadHistory();
-    splits.start(settings.splits);
+    startCrossing(settings);
     shadows.start();
     connect();
     if (settings.diagnose && verdictTimer === null) {

@@ -39,11 +39,17 @@ export const percent = (value) => value === undefined || value === null ? NONE
   : value < 0.0995 ? `${(value * 100).toFixed(1)}${SPACE}%`
   : `${Math.round(value * 100)}${SPACE}%`;
 
+// Shares that operators give are whole per mille: nothing of them is rounded away.
+export const perMille = (value) => `${value / 10}${SPACE}%`;
+
 export const bytes = (value) => value === undefined ? NONE
   : value >= 2 ** 30 ? `${significant(value / 2 ** 30)}${SPACE}GiB`
   : `${significant(value / 2 ** 20)}${SPACE}MiB`;
 
 const clock = new Intl.DateTimeFormat("en-GB", {hour: "2-digit", minute: "2-digit", second: "2-digit"});
 export const time = (seconds) => clock.format(new Date(seconds * 1000));
+
+const calendar = new Intl.DateTimeFormat("en-GB", {dateStyle: "medium", timeStyle: "short"});
+export const moment = (seconds) => calendar.format(new Date(seconds * 1000));
 
 export const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
