@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -10,21 +9,7 @@ import pytest
 from passerelle.supervisor.health_probe import ProbeRules, probe
 from passerelle.system import ports
 from tests.supervisor.helpers import run
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@contextlib.asynccontextmanager
-async def server(handler: Handler) -> AsyncIterator[int]:
-    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await handler(reader, writer)
-        finally:
-            writer.close()
-
-    listening = await asyncio.start_server(closing, "127.0.0.1", 0)
-    async with listening:
-        yield listening.sockets[0].getsockname()[1]
+from tests.support.streams import stream_server
 
 
 @pytest.mark.parametrize(
@@ -51,7 +36,7 @@ def test_answers(answer: bytes, problem: str) -> None:
             await writer.drain()
 
     async def check() -> None:
-        async with server(handler) as port:
+        async with stream_server(handler) as port:
             assert await probe("127.0.0.1", port, "/up?x=1", 2.0) == problem
             assert requests[0].startswith(b"GET /up?x=1 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % port)
 
@@ -76,7 +61,7 @@ def test_a_probe_ends_with_its_response_although_the_connection_stays_open(respo
             await reader.read()  # until the probe closes
 
     async def check() -> None:
-        async with server(handler) as port:
+        async with stream_server(handler) as port:
             assert await probe("127.0.0.1", port, "/", 5.0) == ""
 
     run(check())
@@ -96,7 +81,7 @@ def test_a_response_that_is_not_well_formed(response: bytes, problem: str) -> No
         writer.write(response)
 
     async def check() -> None:
-        async with server(handler) as port:
+        async with stream_server(handler) as port:
             found = await probe("127.0.0.1", port, "/", 5.0)
             assert found.startswith(problem) and bool(found) == bool(problem)
 
@@ -138,7 +123,7 @@ def test_the_method_of_a_probe_and_the_body_that_it_requires(rules: ProbeRules, 
         await reader.read()  # until the probe closes
 
     async def check() -> None:
-        async with server(handler) as port:
+        async with stream_server(handler) as port:
             assert await probe("127.0.0.1", port, "/", 5.0, rules=rules) == problem
 
     run(check())
@@ -153,7 +138,7 @@ def test_a_probe_of_a_port_of_its_own() -> None:
         )
 
     async def check() -> None:
-        async with server(handler) as port:
+        async with stream_server(handler) as port:
             assert await probe("127.0.0.1", 1, "/", 5.0, rules=ProbeRules(port=port)) == ""
 
     run(check())
@@ -168,7 +153,7 @@ def test_host_fields_and_statuses_of_a_probe_can_be_set() -> None:
 
     async def check() -> None:
         rules = ProbeRules("shop.example", (("X-Forwarded-Proto", "https"), ("User-Agent", "own")), frozenset({301}))
-        async with server(handler) as port:
+        async with stream_server(handler) as port:
             assert await probe("127.0.0.1", port, "/", 5.0, rules=rules) == ""
             rules = rules._replace(statuses=frozenset({200, 204}))
             assert await probe("127.0.0.1", port, "/", 5.0, rules=rules) == "status 301 for GET /"
@@ -185,7 +170,7 @@ def test_silence_is_a_timeout() -> None:
         await reader.read()
 
     async def check() -> None:
-        async with server(handler) as port:
+        async with stream_server(handler) as port:
             assert await probe("127.0.0.1", port, "/", 0.1) == "no response within 0.1 s"
 
     run(check())
@@ -198,7 +183,7 @@ def test_without_a_path_a_connection_is_enough_and_nothing_is_sent() -> None:
         async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             read.set_result(await reader.read())
 
-        async with server(handler) as port:
+        async with stream_server(handler) as port:
             assert await probe("127.0.0.1", port, None, 2.0) == ""
             assert await read == b""
 
@@ -222,10 +207,10 @@ def test_a_probe_of_a_unix_socket(tmp_path: Path) -> None:
         writer.close()
 
     async def check() -> None:
-        path = str(tmp_path / "app.sock")
-        assert "no such file" in (await probe(path, 0, "/", 5.0)).lower()
-        async with await asyncio.start_unix_server(handler, path):
-            assert await probe(path, 0, "/", 5.0) == ""
+        path = tmp_path / "app.sock"
+        assert "no such file" in (await probe(str(path), 0, "/", 5.0)).lower()
+        async with stream_server(handler, path=path):
+            assert await probe(str(path), 0, "/", 5.0) == ""
 
     run(check())
     assert requests[0].startswith(b"GET / HTTP/1.1\r\nHost: localhost\r\n")

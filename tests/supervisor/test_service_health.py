@@ -11,6 +11,7 @@ from passerelle.config.models.config import Service
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.upstream.members import InstanceSpec
 from tests.supervisor.helpers import run, until
+from tests.support.streams import stream_server
 
 
 class Instance:
@@ -20,28 +21,16 @@ class Instance:
         self.status = 200
         self.served: list[int] = []
         self.port = 0
-        self._open = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            self.served.append(self.status)
-            writer.write(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % self.status)
-            writer.close()
-            await writer.wait_closed()
-        except (OSError, EOFError):
-            writer.close()
-        finally:
-            self._open -= 1
+        await reader.readuntil(b"\r\n\r\n")
+        self.served.append(self.status)
+        writer.write(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % self.status)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        async with server:
+        async with stream_server(self._serve) as self.port:
             yield
-        await until(lambda: not self._open)
 
 
 class Silent:

@@ -11,6 +11,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervisor import Supervisor
 from passerelle.upstream.members import InstanceSpec
 from tests.supervisor.helpers import alive, run, until, until_now
+from tests.support.streams import stream_server
 
 HEAD = "listen: 127.0.0.1:0\nadmin: 'off'\naccess_log: 'off'\n"
 FILES = """
@@ -128,17 +130,15 @@ def test_a_target_that_goes_down_and_comes_back_is_reported(supervised: Callable
         async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.close()
 
-        server = await asyncio.start_server(greet, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        config = f"services:\n  s: {{targets: ['http://127.0.0.1:{port}']}}\nroutes: [{{path: /, service: s}}]\n"
-        async with supervised(config) as running:
+        async with AsyncExitStack() as before, AsyncExitStack() as stack:
+            port = await before.enter_async_context(stream_server(greet))
+            config = f"services:\n  s: {{targets: ['http://127.0.0.1:{port}']}}\nroutes: [{{path: /, service: s}}]\n"
+            running = await stack.enter_async_context(supervised(config))
             await running.started()
-            server.close()
-            await server.wait_closed()
+            await before.aclose()
             await until(lambda: f"s-1 (127.0.0.1:{port}) is down: connection refused\n" in running.text)
-            server = await asyncio.start_server(greet, "127.0.0.1", port)
-            await until(lambda: f"s-1 (127.0.0.1:{port}) is up again\n" in running.text)
-            server.close()
+            async with stream_server(greet, port=port):
+                await until(lambda: f"s-1 (127.0.0.1:{port}) is up again\n" in running.text)
 
     run(check(), 60)
 

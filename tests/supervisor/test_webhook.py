@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from passerelle.supervisor.webhook import ATTEMPTS, QUEUE, Destination, WebhookSender
+from tests.support.streams import stream_server
 
 LIMIT = 10.0
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -39,17 +40,11 @@ class Server:
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
-        finally:
-            writer.close()
 
     @asynccontextmanager
     async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self.on_client, "127.0.0.1", 0, ssl=tls)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
+        async with stream_server(self.on_client, tls=tls) as self.port:
             yield
-        finally:
-            server.close()
 
 
 def sending(
