@@ -266,9 +266,12 @@ def test_a_hedge_is_a_span(rig, collector):
     spans = collector.trace(4)
     received = {context(request)[1] for each in (first, second) for request in each.requests}
     attempts = of_kind(spans, "client")
-    assert received == {span.span_id for span in attempts}
     cancelled = [span for span in attempts if span.attributes.get("error.type") == "cancelled"]
-    assert len(cancelled) == len(first.requests) >= 1
+    # An attempt may be cancelled before the instance has read its request.
+    unread = {span.span_id for span in attempts} - received
+    assert received <= {span.span_id for span in attempts}
+    assert unread <= {span.span_id for span in cancelled}
+    assert len(cancelled) == len(first.requests) + len(unread) >= 1
     assert {span.attributes["passerelle.instance"] for span in cancelled} == {"u-1"}
 
 
