@@ -106,7 +106,10 @@ class CorsPolicy:
             if not _TOKEN(name) or (self._headers is not None and name.lower() not in self._headers):
                 raise _refused(f"CORS: field {name.decode('latin-1')} of {origin.decode('latin-1')}")
         # Never "*": it does not include Authorization, and with credentials it is no wildcard.
-        allowed = b", ".join(dict.fromkeys([*self._listed, *requested]))
+        named = {name.lower(): name for name in self._listed}
+        for name in requested:
+            named.setdefault(name.lower(), name)
+        allowed = b", ".join(named.values())
         fields: Fields = [
             (b"Access-Control-Allow-Origin", b"*" if self._origins.all else origin),
             (b"Access-Control-Allow-Methods", method if self._methods is None else b", ".join(sorted(self._methods))),
