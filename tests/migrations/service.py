@@ -1,7 +1,7 @@
 """The services behind both gateways of a migration: they describe the request that they received as JSON.
 
-Parameters of the query choose the response: ``status``, ``field`` (``NAME: VALUE``, repeatable), ``size`` (so many bytes
-of text in place of JSON), ``delay`` (seconds) and ``count`` (the response has the number of requests for this path).
+Parameters of the query choose the response: ``status``, ``field`` (``NAME: VALUE``, repeatable), ``size`` (so many
+bytes of text in place of JSON), ``delay`` (seconds) and ``count`` (the response has the number of requests for its path).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from urllib.parse import parse_qs, urlsplit
 
 # What a gateway may add or leave out on its own connection says nothing about the migration.
 _UNCOMPARED = {
-    "connection",
-    "keep-alive",
     "accept-encoding",
+    "connection",
+    "content-length",
+    "keep-alive",
+    "transfer-encoding",
     "user-agent",
     "via",
-    "content-length",
-    "transfer-encoding",
+    "x-request-id",
 }
-_UNCOMPARED |= {"x-request-id"}
 
 
 class Handler(BaseHTTPRequestHandler):
