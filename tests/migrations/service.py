@@ -1,7 +1,8 @@
 """The services behind both gateways of a migration: they describe the request that they received as JSON.
 
 Parameters of the query choose the response: ``status``, ``field`` (``NAME: VALUE``, repeatable), ``size`` (so many
-bytes of text in place of JSON), ``delay`` (seconds) and ``count`` (the response has the number of requests for its path).
+bytes of text in place of JSON), ``delay`` (seconds) and ``count`` (the response has the number of requests for its path). ``/empty``
+is a path with 204, for health checks.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(float(query["delay"][0]))
         if "size" in query:
             body, kind = b"lorem ipsum " * (int(query["size"][0]) // 12), "text/plain"
-        status = int(query.get("status", ["200"])[0])
+        status = int(query.get("status", ["204" if path == "/empty" else "200"])[0])
         self.send_response(status)
         if status != 204:
             self.send_header("Content-Type", kind)
@@ -74,6 +75,7 @@ class Service(ThreadingHTTPServer):
     """A service with a name, on a free port of the loopback or on a Unix socket."""
 
     daemon_threads = True
+    handle_error = staticmethod(lambda request, address: None)  # the end of a health check resets its connection
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -47,7 +48,6 @@ FIELDS = (
     "content-type",
     "content-encoding",
     "content-range",
-    "accept-ranges",
     "cache-control",
     "vary",
     "www-authenticate",
@@ -130,7 +130,7 @@ class Side:
         for name, port in self.ports.items():
             if str(port) in named:
                 address = ("::1", port) if name == "http6" else ("127.0.0.1", port)
-                wait_until(lambda address=address: self._accepts(process, address), f"{name} accepts", 4 * DEADLINE)
+                wait_until(partial(self._accepts, process, address), f"{name} accepts", 4 * DEADLINE)
 
     def _accepts(self, process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool:
         assert process.poll() is None, "".join(each.read_text() for each in self.folder.glob("output*"))
@@ -152,9 +152,7 @@ class Side:
         if scheme == "https":
             return SecureClient(self.ports[scheme], self.authority.client_context(), name=host)
         if scheme == "http6":
-            client = Client.__new__(Client)
-            Client.__mro__[1].__init__(client, socket.create_connection(("::1", self.ports[scheme]), DEADLINE))
-            return client
+            return Client(self.ports[scheme], host="::1")
         client = Client(self.ports[scheme])
         if scheme == "proxied":
             client.send(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\n")
@@ -229,12 +227,13 @@ def shown(asked: Asked, response: Response, side: Side) -> dict[str, object]:
             value = value.replace(service.address, f"@{name}@")
         return value
 
-    names = OF_ERRORS if asked.has_own_body else FIELDS
-    fields = sorted(
-        (name.decode().lower(), same(value.decode("latin-1")))
-        for name, value in response.fields
-        if name.decode().lower() in names or (not asked.has_own_body and name.decode().lower().startswith(PREFIXES))
-    )
+    def matters(name: str) -> bool:
+        if asked.has_own_body:
+            return name in OF_ERRORS
+        return name in FIELDS or (name.startswith(PREFIXES) and name != "x-request-id")
+
+    named = [(name.decode().lower(), same(value.decode("latin-1"))) for name, value in response.fields]
+    fields = sorted((name, value) for name, value in named if matters(name))
     content = decoded(response)
     body = b"" if asked.has_own_body else content
     return {"status": response.status, "fields": fields, "body": same(body.decode("latin-1"))}

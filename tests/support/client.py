@@ -10,13 +10,13 @@ from tests.support.wire import DEADLINE, Closed, Response, Wire
 class Client(Wire):
     """One connection to the gateway."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
-        sock = socket.socket()
+    def __init__(self, port: int, *, receive_buffer: int | None = None, host: str = "127.0.0.1") -> None:
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(DEADLINE)
         try:
-            sock.connect(("127.0.0.1", port))
+            sock.connect((host, port))
         except OSError:
             sock.close()
             raise
