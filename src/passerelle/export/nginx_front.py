@@ -39,13 +39,13 @@ def export(
         write_upgrade(out)
         out.gap()
         with out.block("upstream", _UPSTREAM):
-            for gateway in gateways or [config.listen]:
+            for gateway in gateways or [config.address]:
                 out.add("server", str(gateway))
             out.add("keepalive", "64")
         out.gap()
         with out.block("server"):
             address = listen or Address(host="0.0.0.0", port=443 if config.tls is not None else 80)
-            write_listener(out, deployment, address, "default_server")
+            write_listener(out, deployment, "http" if config.tls is None else "https", address, "default_server")
             out.gap()
             out.comment("A gateway decides about paths, bodies and slow responses: nothing is changed or stored here.")
             out.add("merge_slashes", "off")
