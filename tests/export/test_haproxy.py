@@ -52,6 +52,13 @@ def test_a_gateway_that_expects_the_proxy_protocol_receives_it() -> None:
     assert losses == ["listen[0].https_redirect"]
 
 
+def test_an_address_that_systemd_has_is_lost_unless_it_is_given() -> None:
+    model = deployment_of(TARGETS, ROUTES, listen=["systemd:web", "127.0.0.1:8081"])
+    assert exported(model)[1] == ["listen[0]"]
+    lines, losses = exported(model, Address(host="10.0.0.7", port=443))
+    assert losses == [] and not [line for line in lines if "systemd" in line]
+
+
 class HAProxy:
     """HAProxy in front of gateways, with an exported configuration."""
 

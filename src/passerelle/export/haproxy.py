@@ -12,6 +12,7 @@ from passerelle.config.problems import Finding
 from passerelle.export.client_address import lost_behind
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable
 from passerelle.export.deployment import Deployment
+from passerelle.export.passed_address import lost_address
 
 _YES = Exported()
 
@@ -64,7 +65,9 @@ def export(
     lines = [f"# {deployment.header}"]
     for name, directives in sections:
         lines += ["", name, *(f"    {directive}" for directive in directives)]
-    return "\n".join(lines) + "\n", [*COVERAGE.losses(deployment.config), *_losses(deployment)]
+    config = deployment.config
+    losses = [*COVERAGE.losses(config), *lost_address(config, "--gateways", gateways), *_losses(deployment)]
+    return "\n".join(lines) + "\n", losses
 
 
 def quoted(text: str) -> str:

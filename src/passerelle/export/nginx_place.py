@@ -33,6 +33,7 @@ from passerelle.export.nginx_writer import (
     write_main,
     write_upgrade,
 )
+from passerelle.export.passed_address import lost_address
 
 _ERROR_PAGE = "/_passerelle_error_"  # the location of a page
 _ERRORS = sorted({status for status, _, _ in TABLE.values() if status != 499})
@@ -44,6 +45,7 @@ _REFUSED_PATHS = r"~*^[^?]*(?://|\\|%2f|%5c|%7f|%[01][0-9a-f]|/(?:\.|%2e){1,2}(?
 def export(deployment: Deployment, listen: Address | None) -> tuple[str, Sequence[Finding]]:
     """Return the configuration of nginx, and what is lost. ``listen`` replaces the address of the file."""
     work = _Export(deployment, listen or deployment.config.address)
+    work.losses += lost_address(deployment.config, "--listen", listen)
     text = work.write()
     return text, work.losses
 
