@@ -417,7 +417,7 @@ def test_the_file_of_the_containers_is_valid_for_all_examples_of_the_documents(t
             config = in_container(folder, tmp_path / str(count), webhook)
             assert [route.label for route in config.routes] == [route.label for route in report.config.routes]
             assert config.address.port >= 1024
-            assert config.admin is None or 1024 <= config.admin.listen.port != config.listen.port
+            assert config.admin is None or 1024 <= config.admin.listen.port != config.address.port
     assert count > 20
 
 
