@@ -100,16 +100,16 @@ def test_a_file_with_errors_is_not_exported(run: Run) -> None:
 
 
 def test_files_are_written_and_written_again(run: Run) -> None:
-    for target, name in (
-        ("nginx", "nginx.conf"),
-        ("systemd", "passerelle.service"),
-        ("prometheus-rules", "passerelle.rules.yml"),
+    for target, names in (
+        ("nginx", ["nginx.conf"]),
+        ("systemd", ["passerelle.service", "passerelle.socket"]),
+        ("prometheus-rules", ["passerelle.rules.yml"]),
     ):
         expected = run(target)[1]
         for _ in range(2):
-            assert run(target, "-o", "out") == (0, "", f"wrote out/{name}\n")
-        assert Path("out", name).read_text() == expected
-    assert len(os.listdir("out")) == 3
+            assert run(target, "-o", "out") == (0, "", "".join(f"wrote out/{name}\n" for name in names))
+        assert "".join(Path("out", name).read_text() for name in names) == expected
+    assert len(os.listdir("out")) == 4
 
 
 def test_a_foreign_file_is_replaced_with_force_only(run: Run) -> None:

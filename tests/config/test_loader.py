@@ -84,7 +84,7 @@ routes:
 
 def test_a_minimal_file_has_every_default() -> None:
     config = load_text(SMALL)
-    assert config.listen == Address(host="127.0.0.1", port=8080)
+    assert config.address == Address(host="127.0.0.1", port=8080)
     assert config.admin is not None and config.admin.listen == Address(host="127.0.0.1", port=9900)
     assert (config.workers, config.access_log, config.trusted_proxies) == (1, "stdout", ())
     limits = config.limits
@@ -104,7 +104,7 @@ def test_a_full_file_has_every_value(tmp_path: Path) -> None:
     for folder in ("logs", "users"):
         (tmp_path / folder).mkdir()
     config = load_text(FULL, folder=tmp_path)
-    assert (config.listen.host, config.listen.port, config.admin, config.workers) == ("0.0.0.0", 80, None, 4)
+    assert (config.address.host, config.address.port, config.admin, config.workers) == ("0.0.0.0", 80, None, 4)
     assert config.access_log == tmp_path / "logs/access.log"
     assert config.trusted_proxies == (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))
     limits = config.limits
@@ -191,7 +191,7 @@ def test_models_built_in_python_are_checked() -> None:
 )
 def test_variables_are_substituted(written: str, value: str) -> None:
     environ = {"HOST": "h", "PORT": "81", "EMPTY": ""}
-    assert str(load_text(f"listen: {written}\n{SMALL}", environ=environ).listen) == value
+    assert str(load_text(f"listen: {written}\n{SMALL}", environ=environ).address) == value
 
 
 def test_dollars() -> None:

@@ -232,7 +232,7 @@ def test_found_targets_at_the_gateway_s_own_address_are_left_out(tmp_path: Path,
     async def run() -> None:
         lines: list[str] = []
         it = catalog.Catalog(lambda name: None, lines.append)
-        it.exclude(listen)
+        it.exclude([listen])
         await it.prepare(config)
         it.adopt(config)
         for _ in range(2):

@@ -416,8 +416,8 @@ def test_the_file_of_the_containers_is_valid_for_all_examples_of_the_documents(t
             webhook = {"in-file-alerts-webhook-url": "https://alerts.example.com/"}
             config = in_container(folder, tmp_path / str(count), webhook)
             assert [route.label for route in config.routes] == [route.label for route in report.config.routes]
-            assert config.listen.port >= 1024
-            assert config.admin is None or 1024 <= config.admin.listen.port != config.listen.port
+            assert config.address.port >= 1024
+            assert config.admin is None or 1024 <= config.admin.listen.port != config.address.port
     assert count > 20
 
 

@@ -116,6 +116,7 @@ def of_service(**keys: Any) -> Parts:
 PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Config.access_log": (top(access_log="off"), top(access_log="a.log")),
     "Config.cache": (cache(), ({"cache": {"memory": "1MiB"}}, {}, {"cache": {"ttl": "60s"}})),
+    "Listener.tls": (tls(), top(tls=TLS, listen={"address": "127.0.0.1:8080", "tls": False})),
     "Config.errors": (top(), top(errors={"404": "404.html"})),
     "Config.limits": (top(), limits(body="1MiB")),
     "Config.request_id_in_responses": (top(), top(request_id_in_responses=True)),
@@ -252,7 +253,7 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Zone.weight": (service(zones={"y": ZONE, "z": ZONE}), service(zones={"y": ZONE, "z": {**ZONE, "weight": 2}})),
 }
 # Keys that --listen replaces here, or that have no other value without a loss.
-NO_PAIR = {"Config.listen", "Instances.max", "Route.encoded_slashes"}
+NO_PAIR = {"Config.listen", "Listener.address", "Instances.max", "Route.encoded_slashes"}
 
 
 def exported(parts: Parts, export: Any = in_place) -> str:

@@ -47,7 +47,7 @@ def manifests(deployment: Deployment) -> str:
 TARGETS = {
     "nginx": {"front.conf", "place.conf"},
     "haproxy": {"haproxy.cfg"},
-    "systemd": {"service"},
+    "systemd": {"service", "socket"},
     "prometheus-rules": {"rules.yml"},
     "kubernetes": {"kubernetes.txt"},
     "github": {"github.yml"},
@@ -58,6 +58,7 @@ NAMES = {
     "front.conf": lambda deployment: in_front(deployment)[0],
     "place.conf": lambda deployment: in_place(deployment)[0],
     "service": lambda deployment: systemd.export(deployment, "/usr/local/bin/passerelle", "passerelle")[0],
+    "socket": lambda deployment: systemd.socket_unit(deployment) or "",
     "rules.yml": lambda deployment: prometheus_rules.export(deployment)[0],
     "kubernetes.txt": manifests,
     "haproxy.cfg": lambda deployment: haproxy.export(deployment, (), None)[0],

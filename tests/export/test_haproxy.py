@@ -43,6 +43,22 @@ def exported(deployment: Deployment, *gateways: Address, port: int = 8081) -> tu
     return [line.strip() for line in text.splitlines()], lost(deployment, losses)
 
 
+def test_a_gateway_that_expects_the_proxy_protocol_receives_it() -> None:
+    listen = [{"address": "127.0.0.1:8080", "https_redirect": 308, "https_port": 443}]
+    listen += [{"address": "127.0.0.1:8081", "proxy_protocol": "10.0.0.0/8"}]
+    lines, losses = exported(deployment_of(TARGETS, ROUTES, listen=listen))
+    (server,) = [line for line in lines if line.startswith("server ")]
+    assert server.startswith("server gateway1 127.0.0.1:8081 ") and " send-proxy-v2 check-send-proxy check " in server
+    assert losses == ["listen[0].https_redirect"]
+
+
+def test_an_address_that_systemd_has_is_lost_unless_it_is_given() -> None:
+    model = deployment_of(TARGETS, ROUTES, listen=["systemd:web", "127.0.0.1:8081"])
+    assert exported(model)[1] == ["listen[0]"]
+    lines, losses = exported(model, Address(host="10.0.0.7", port=443))
+    assert losses == [] and not [line for line in lines if "systemd" in line]
+
+
 class HAProxy:
     """HAProxy in front of gateways, with an exported configuration."""
 

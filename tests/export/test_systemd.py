@@ -33,6 +33,42 @@ def test_the_unit_runs_reloads_and_stops_the_file() -> None:
     assert {"User=gate", "KillMode=mixed", "ProtectSystem=strict", "CapabilityBoundingSet="} <= set(lines)
 
 
+def sockets(listen: Any, **top: Any) -> list[str]:
+    """Return the lines of the unit of the sockets, and check it with systemd."""
+    model = deployed(json.dumps({"listen": listen, **top, "services": SERVICES, "routes": ROUTES}))
+    text = systemd.socket_unit(model)
+    if text is None:
+        return []
+    found = SYSTEMD_ANALYZE.find()
+    if found is not None:
+        report = SYSTEMD_ANALYZE.run(found, "passerelle.socket", text)
+        assert report is None or "passerelle.service" in report, report
+    return text.splitlines()
+
+
+def test_the_service_reports_its_state_and_has_the_sockets() -> None:
+    lines = unit(listen=["0.0.0.0:443", "[::]:443"])
+    assert {"Type=notify", "NotifyAccess=all", "WatchdogSec=30", "Requires=passerelle.socket"} <= set(lines)
+    assert "Also=passerelle.socket" in lines
+    assert not [line for line in unit(listen="localhost:0") if "passerelle.socket" in line]
+
+
+def test_the_sockets_have_the_addresses_of_the_file() -> None:
+    lines = sockets(["0.0.0.0:443", "[::]:443", {"address": "unix:/run/gw", "mode": "0600"}])
+    assert lines.count("ListenStream=0.0.0.0:443") == lines.count("ListenStream=[::]:443") == 1
+    assert {"ListenStream=/run/gw", "BindIPv6Only=ipv6-only", "SocketMode=0600"} <= set(lines)
+    assert "BindIPv6Only=both" in sockets("[::]:443")
+    assert "ListenStream=127.0.0.1:8080" in sockets(["127.0.0.1:8080", "localhost:8081", "127.0.0.1:0"])
+    assert sockets(["localhost:8081", "127.0.0.1:0"]) == []
+
+
+def test_sockets_that_one_unit_cannot_have_are_losses() -> None:
+    listen = ["systemd:web", "unix:/run/a", {"address": "unix:/run/b", "mode": "0600"}]
+    model = deployed(json.dumps({"listen": listen, "services": SERVICES, "routes": ROUTES}))
+    losses = systemd.export(model, "/usr/local/bin/passerelle", "gate")[1]
+    assert lost(model, losses) == ["listen[0]", "listen[2].mode"]
+
+
 def test_a_low_port_needs_one_capability() -> None:
     assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in unit(listen="0.0.0.0:443")
     assert not [line for line in unit(listen="0.0.0.0:8443") if "CAP_" in line]

@@ -37,7 +37,7 @@ class DualStack:
             ],
         }
         config = load_text(json.dumps(settings))
-        (sock,) = ports.for_clients(config.listen.host, 0)
+        (sock,) = ports.for_clients(config.address.host, 0)
         self._rig = rig
         self._gateway = rig.loop.call(lambda: Gateway(config))
         _, self.port = rig.loop.run(self._gateway.start(sock))

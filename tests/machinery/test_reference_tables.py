@@ -45,7 +45,7 @@ def test_the_reference_has_every_key_with_what_it_takes_and_its_default(name: st
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("Config.listen", "`host:port`"),
+        ("Config.listen", "`host:port`, or list of [listeners](#listeners)"),
         ("Config.workers", "number, 1 to 256"),
         ("Config.limits", "[mapping](#limits)"),
         ("Config.trusted_proxies", "list of address ranges"),

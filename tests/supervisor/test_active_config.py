@@ -27,15 +27,16 @@ def active(folder: Path, *, overrides: frozenset[str] = frozenset()) -> ActiveCo
 
 def test_fixed_keys_keep_the_values_in_force_and_are_listed(tmp_path: Path) -> None:
     current = active(tmp_path)
-    changed = TEXT.replace("8080", "8081").replace("path: /", "path: /a") + "workers: 2\n"
+    changed = TEXT.replace("8080", "8081").replace("path: /", "path: /a") + "workers: 2\nadmin: 'off'\n"
     (tmp_path / "gateway.yaml").write_text(changed)
     candidate = current.read()
-    assert candidate.after_restart == ["listen", "workers"]
-    assert (candidate.config.listen.port, candidate.config.workers) == (8080, current.config.workers)
+    assert candidate.after_restart == ["admin", "workers"]
+    assert (candidate.config.admin, candidate.config.workers) == (current.config.admin, current.config.workers)
+    assert candidate.config.address.port == 8081, "the listeners follow the file"
     assert current.config.routes[0].path == "/", "nothing is applied yet"
     assert current.apply(candidate) == {
-        "message": "gateway.yaml reloaded; restart to apply the new values of: listen, workers",
-        "after_restart": ["listen", "workers"],
+        "message": "gateway.yaml reloaded; restart to apply the new values of: admin, workers",
+        "after_restart": ["admin", "workers"],
     }
     assert (current.config.routes[0].path, current.text) == ("/a", changed)
 
@@ -44,7 +45,7 @@ def test_keys_that_the_command_line_replaced_are_not_listed(tmp_path: Path) -> N
     current = active(tmp_path, overrides=frozenset({"listen"}))
     (tmp_path / "gateway.yaml").write_text(TEXT.replace("8080", "8081"))
     candidate = current.read()
-    assert candidate.after_restart == [] and candidate.config.listen.port == 8080
+    assert candidate.after_restart == [] and candidate.config.address.port == 8080
 
 
 def test_every_error_of_the_file_is_a_problem_until_a_reload_succeeds(tmp_path: Path) -> None:

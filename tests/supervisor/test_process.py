@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from passerelle.gateway.endpoints import BoundSocket
 from passerelle.supervisor.line_splitter import LIMIT
 from passerelle.supervisor.process import Process, StartFailed, describe_exit
 from passerelle.supervisor.restart_backoff import Backoff
@@ -284,14 +285,27 @@ def test_a_start_without_descriptors_fails_and_leaves_nothing(kind: str) -> None
             events: Any = None
             backoff = Backoff(random.random)
             nothing: Any = None
+            sockets = [BoundSocket(0, 0, listener)]
             worker = WorkerProcess(
-                "w", "file", "text", listener, (), nothing, nothing, nothing, backoff, events, time.monotonic
+                "w",
+                "file",
+                "text",
+                sockets,
+                (),
+                nothing,
+                nothing,
+                nothing,
+                backoff,
+                events,
+                time.monotonic,
             )
             try:
                 return worker._spawn()
             finally:
                 if worker._socket is not None:
                     worker._socket.close()
+                if worker._sender is not None:
+                    worker._sender.close()
 
         failed = 0
         with listener:

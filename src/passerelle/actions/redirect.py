@@ -18,13 +18,17 @@ from passerelle.upstream.request_headers import is_client_secure, trusted_host
 
 @dataclass(frozen=True, slots=True)
 class RedirectTarget:
-    """The parts of the new URL. What is None stays as in the request; ``host`` has a port if the URL has one."""
+    """The parts of the new URL. What is None stays as in the request; ``host`` has a port if the URL has one.
+
+    ``port`` is that of the host of the request under another ``scheme``; None for the usual one.
+    """
 
     scheme: bytes | None = None
     host: bytes | None = None
     www: Literal["add", "remove"] | None = None
     path: Template | None = None
     keeps_query: bool = True
+    port: int | None = None
 
     @property
     def is_relative(self) -> bool:
@@ -65,6 +69,8 @@ class Redirect:
         host = authority if target.host is None else target.host
         if target.scheme not in (None, scheme) and target.host is None:
             host = _without_port(host)
+            if host and target.port is not None:
+                host = b"%b:%d" % (host, target.port)
         if target.www == "add" and not host.startswith(b"www."):
             host = b"www." + host
         elif target.www == "remove":

@@ -121,7 +121,7 @@ def _address(config: Config, given: str | None) -> Address:
     from passerelle.config.models.addresses import Address, parse_listen
 
     try:
-        address = parse_listen(given) if given is not None else config.listen
+        address = parse_listen(given) if given is not None else config.address
     except ValueError as error:
         raise click.UsageError(f"--listen: {error}") from None
     assert isinstance(address, Address)

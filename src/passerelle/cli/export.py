@@ -132,7 +132,8 @@ def haproxy(gateways: Sequence[Address], listen: Address | None, **common: Any) 
 )
 @click.option("--user", default="passerelle", show_default=True, metavar="NAME", help="The user that runs it.")
 def systemd(program: str, user: str, **common: Any) -> None:
-    """Write passerelle.service: a unit of systemd that runs the services and the gateway, with few rights.
+    """Write passerelle.service, a unit of systemd that runs the services and the gateway, with few rights, and
+    passerelle.socket, whose sockets stay open while the service restarts.
 
     \b
     Examples:
@@ -150,7 +151,10 @@ def systemd(program: str, user: str, **common: Any) -> None:
         if not target.is_allowed(path):
             raise click.UsageError(f"found the path {path!r}; a unit of systemd has no quotes or backslashes in paths")
     text, losses = target.export(deployment, program, user)
-    _finish(deployment, "passerelle.service", text, losses, SYSTEMD_ANALYZE, common)
+    files = {target.SERVICE: text}
+    if (sockets := target.socket_unit(deployment)) is not None:
+        files[target.SOCKET] = sockets
+    _finish_all(deployment, files, losses, [(SYSTEMD_ANALYZE, target.SERVICE)], common)
 
 
 @export.command("prometheus-rules", short_help="Alerting rules for Prometheus.")

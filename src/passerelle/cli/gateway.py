@@ -11,7 +11,7 @@ from passerelle.cli.options import admin_address_option, listen_option, watch_op
 from passerelle.cli.starting import override, read_for_start
 from passerelle.cli.support import config_argument, exit_negative
 from passerelle.config.models.addresses import Address
-from passerelle.system import descriptors, startup
+from passerelle.system import descriptors, startup, systemd
 
 
 @click.command(short_help="Run one gateway worker alone, for containers.")
@@ -37,4 +37,14 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
 
     startup.reset_signals()
     descriptors.raise_limit()
-    sys.exit(worker.run(standalone.serve(override(loaded, listen, admin, None), text, name, follow=watch)))
+    passed, notifier = systemd.take()
+    work = standalone.serve(
+        override(loaded, listen, admin, None),
+        text,
+        name,
+        follow=watch,
+        overrides=frozenset({"listen"} if listen is not None else ()),
+        passed=passed,
+        notifier=notifier,
+    )
+    sys.exit(worker.run(work))

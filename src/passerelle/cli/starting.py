@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,12 +17,13 @@ from passerelle.config.loader import inspect, inspect_text
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.config import Config
+from passerelle.config.models.listeners import listening_at
 from passerelle.supervisor import reaper
 from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport, wants_colour
 from passerelle.supervisor.supervisor import Supervisor
-from passerelle.system import descriptors, startup
+from passerelle.system import descriptors, startup, systemd
 
 
 def read_for_start(given: str | None, watch: bool) -> tuple[str, str, Config]:
@@ -54,7 +56,7 @@ def override(config: Config, listen: Address | None, admin: Address | str | None
     """Return ``config`` with the values of the options that were given (those that are not None)."""
     changes: dict[str, Any] = {}
     if listen is not None:
-        changes["listen"] = listen
+        changes["listen"] = listening_at(listen)
     port, token = config.admin, admin_token()
     if admin is not None:
         port = (port or AdminPort()).model_copy(update={"listen": admin}) if isinstance(admin, Address) else None
@@ -75,6 +77,8 @@ def supervise(setup: Setup, log_format: str) -> NoReturn:
     ``log_format`` is the form of the access log on standard output: ``auto``, ``json`` or ``text``.
     """
     startup.reset_signals()
+    passed, notifier = systemd.take()  # before the fork: systemd names this process, which the reaper becomes
+    setup = replace(setup, passed=passed, notifier=notifier)
     reaper.fork_reaper()
     descriptors.raise_limit()
     output = Output(1)

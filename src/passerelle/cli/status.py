@@ -27,7 +27,12 @@ def status(admin: Address | str | None, as_json: bool) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    where = [f"http://{found['listen']}", f"pid {found['pid']}", f"up for {elapsed_text(found['uptime'])}"]
+    listen = found["listen"]
+    where = [
+        listen if listen.startswith("unix:") else f"http://{listen}",
+        f"pid {found['pid']}",
+        f"up for {elapsed_text(found['uptime'])}",
+    ]
     print_parts([f"passerelle {found['version']}", found["config"], found["state"], *where])
     click.echo()
     if found["config_problems"]:

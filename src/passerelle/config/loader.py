@@ -18,7 +18,6 @@ from pydantic_core import ErrorDetails
 from passerelle.config import checks
 from passerelle.config.expand import expand, origins
 from passerelle.config.includes import decode, join_files
-from passerelle.config.models.addresses import Address, Listen
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import AlertSettings
 from passerelle.config.models.alerts import shapes as alert_shapes
@@ -28,6 +27,7 @@ from passerelle.config.models.error_pages import ErrorPages
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
+from passerelle.config.models.listeners import Listener, Listeners
 from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, needs_services, route_shape, service_shape
@@ -55,7 +55,7 @@ _SERVICE = TypeAdapter(Service)
 _ROUTE = TypeAdapter(Route)
 _PAGES: TypeAdapter[dict[str, Path]] = TypeAdapter(ErrorPages)
 _ACCESS_LOG: TypeAdapter[str | Path] = TypeAdapter(AccessLog)
-_LISTEN: TypeAdapter[Address] = TypeAdapter(Listen)
+_LISTEN: TypeAdapter[tuple[Listener, ...]] = TypeAdapter(Listeners)
 _ADMIN: TypeAdapter[AdminPort | None] = TypeAdapter(Admin)
 
 _DEFAULT_ADMIN = AdminPort.model_construct()
@@ -326,7 +326,7 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         route, repaired = _repair(_ROUTE, item, wrong, source.context)
         if route is not None:
             routes.append(checks.PartialRoute(int(loc[1]), route, repaired))
-    listen: Address | None = _optional(_LISTEN, data, "listen")
+    listen: tuple[Listener, ...] | None = _optional(_LISTEN, data, "listen")
     admin: AdminPort | None = _optional(_ADMIN, data, "admin")
     blocks = (
         _block(source, "jwt", Jwt),

@@ -11,6 +11,7 @@ from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config
 from passerelle.config.models.jwt import KEY_SOURCES
+from passerelle.config.models.listeners import DEFAULT_LISTENERS
 from passerelle.config.models.shapes import KINDS, SOURCES
 from passerelle.config.models.units import PERCENT, duration_text, percent_text, size_text
 from passerelle.config.models.values import WholeNumber
@@ -39,9 +40,11 @@ def json_schema() -> dict[str, Any]:
     for name in ("Route", "Defaults"):
         limits = definitions[name]["properties"]["rate_limit"]
         limits["anyOf"] = [{key: limits.pop(key) for key in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
-    for key, field in {**definitions["Route"]["properties"], **schema["properties"]}.items():
-        if key in ("methods", "host", "include"):
-            field.pop("minLength", None)  # which pydantic writes in place of minItems
+    peers = {"proxy_protocol": definitions["Listener"]["properties"]["proxy_protocol"]}
+    for key, field in {**definitions["Route"]["properties"], **schema["properties"], **peers}.items():
+        if key in ("methods", "host", "include", "listen", "proxy_protocol"):
+            for wrong in ("minLength", "minItems"):
+                field.pop(wrong, None)  # pydantic writes minLength in place of minItems
             several = {name: field.pop(name) for name in ("type", "items")} | {"minItems": 1}
             field["anyOf"] = [several, several["items"]]
     schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["include"]}]
@@ -50,6 +53,7 @@ def json_schema() -> dict[str, Any]:
     definitions["AdminPort"] = {
         "anyOf": [{"const": "off"}, definitions["AdminPort"]["properties"]["listen"], definitions["AdminPort"]]
     }
+    definitions["Listener"] = {"anyOf": [definitions["Listener"]["properties"]["address"], definitions["Listener"]]}
     definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
     definitions["Concurrency"] = {"anyOf": [{"const": "adaptive"}, definitions["Concurrency"]]}
     number = definitions["Instances"]["properties"]["max"]["anyOf"][0]
@@ -78,6 +82,8 @@ def _allow_removal(route: dict[str, Any], defaults: dict[str, Any]) -> None:
 def default_text(field: FieldInfo) -> str | int | None:
     """Format the default of a field as in the file; None if it is required, unset, or a collection."""
     default = field.default
+    if default is DEFAULT_LISTENERS:
+        return str(DEFAULT_LISTENERS[0].address)
     if isinstance(default, float) and PERCENT in field.metadata:
         return percent_text(default)
     if isinstance(default, float):

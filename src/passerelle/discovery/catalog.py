@@ -7,7 +7,7 @@ that fails keeps its last result.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -119,20 +119,21 @@ class Catalog:
         self._sources: dict[_Key, DiscoverySource] = {}
         self._config: Config | None = None
         self._overrides: dict[str, Overrides] = {}  # by service
-        self._listen: Address | None = None
+        self._listen: list[Address] = []
         self._own: set[tuple[str, str]] = set()  # services and their found targets that are the gateway's own address
 
-    def exclude(self, listen: str) -> None:
+    def exclude(self, listen: Iterable[str]) -> None:
         """Leave out found targets at ``listen`` (``host:port``), where the gateway would call itself."""
-        host, port = split(listen)
-        self._listen = Address(host=host, port=port)
+        places = [split(each) for each in listen if not each.startswith("unix:")]
+        self._listen = [Address(host=host, port=port) for host, port in places]
 
     def is_excluded(self, host: str, port: int) -> bool:
         """Whether requests to ``host:port`` would arrive at the gateway itself."""
-        listen = self._listen
-        if listen is None or port != listen.port:
-            return False
-        return calls_gateway(Address(host=host, port=port), listen) or (listen.host in EVERY_HOST and is_local(host))
+        return any(
+            calls_gateway(Address(host=host, port=port), listen) or (listen.host in EVERY_HOST and is_local(host))
+            for listen in self._listen
+            if port == listen.port
+        )
 
     async def prepare(self, config: Config) -> None:
         """Start the sources that ``config`` adds, and wait for their first results, for a limited time.

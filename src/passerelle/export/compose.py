@@ -20,6 +20,7 @@ import yaml
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.base import given
 from passerelle.config.models.config import Health
+from passerelle.config.models.listeners import listening_at
 from passerelle.config.models.redis import parse_redis
 from passerelle.config.problems import Finding
 from passerelle.config.reading import yaml_tree
@@ -127,7 +128,7 @@ class _Export:
         """Return all files."""
         seen = self._seen()
         gateways = [
-            Address(host=self._networks.gateway(number), port=seen.config.listen.port) for number in range(self._count)
+            Address(host=self._networks.gateway(number), port=seen.config.address.port) for number in range(self._count)
         ]
         front, front_losses = nginx_front.export(seen, gateways, Address(host="0.0.0.0", port=self._port))
         rules, rule_losses = prometheus_rules.export(seen)
@@ -170,7 +171,7 @@ class _Export:
     def _seen(self) -> Deployment:
         """Return the configuration as the containers have it, where exports for other programs differ by it."""
         changed = {
-            "listen": self._gateway.listen,
+            "listen": listening_at(self._gateway.listen),
             "trusted_proxies": (self._networks.front,),
             "redis": self._config.redis or parse_redis("redis://redis"),
         }

@@ -146,7 +146,9 @@ def _references(node: yaml_tree.YamlNode, loc: Loc) -> Iterator[tuple[Loc, list[
 
 def _services(config: Config) -> tuple[ServiceExport, ...]:
     """Resolve the instances of all services. Those of `app` and `run` get ports that nothing else in the file uses."""
-    taken = {config.listen.port} | ({config.admin.listen.port} if config.admin is not None else set())
+    taken = {each.address.port for each in config.listen}
+    if config.admin is not None:
+        taken.add(config.admin.listen.port)
     for service in config.services.values():
         taken.update(target.url.port for target in service.all_targets if target.url is not None)
     ports = (port for port in range(FIRST_PORT, 65536) if port not in taken)

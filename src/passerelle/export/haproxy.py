@@ -12,6 +12,7 @@ from passerelle.config.problems import Finding
 from passerelle.export.client_address import lost_behind
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable
 from passerelle.export.deployment import Deployment
+from passerelle.export.passed_address import lost_address
 
 _YES = Exported()
 
@@ -29,6 +30,9 @@ COVERAGE = Coverage(
         "ListenerTls.certificates": Lost("HAProxy chooses by the names in certificates; add their files with crt"),
         "ListenerTls.client_ca": Lost("HAProxy ends the TLS connection, so the gateways see no client certificates"),
         "ListenerTls.client": Lost("HAProxy ends the TLS connection, so the gateways see no client certificates"),
+        "Listener.address": Exported("the first that forwards requests"),
+        "Listener.https_redirect": Lost("add a frontend for port 80 with http-request redirect scheme https"),
+        "Listener.proxy_protocol": _YES,
         "Limits.connections_per_address": Lost(
             "all connections come from HAProxy; limit them there with a stick table"
         ),
@@ -56,12 +60,14 @@ def export(
         ("global", _global(deployment.config)),
         ("defaults", _defaults(deployment)),
         ("frontend clients", _frontend(deployment, len(gateways) or 1, listen)),
-        ("backend gateways", _backend(deployment.config, gateways or [deployment.config.listen])),
+        ("backend gateways", _backend(deployment.config, gateways or [deployment.config.address])),
     )
     lines = [f"# {deployment.header}"]
     for name, directives in sections:
         lines += ["", name, *(f"    {directive}" for directive in directives)]
-    return "\n".join(lines) + "\n", [*COVERAGE.losses(deployment.config), *_losses(deployment)]
+    config = deployment.config
+    losses = [*COVERAGE.losses(config), *lost_address(config, "--gateways", gateways), *_losses(deployment)]
+    return "\n".join(lines) + "\n", losses
 
 
 def quoted(text: str) -> str:
@@ -136,7 +142,9 @@ def _backend(config: Config, gateways: Sequence[Address]) -> Iterator[str]:
         yield "http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host localhost"
         yield "http-check expect status 200"
         check += f" port {admin.listen.port}"
-    if config.tls is not None:
+    if config.main_listener.proxy_protocol is not None:
+        check = f"send-proxy-v2 check-send-proxy {check}"
+    if config.scheme == "https":
         check += " ssl verify none sni req.hdr(host),field(1,:)"
     most = config.workers * config.limits.connections
     for number, gateway in enumerate(gateways, 1):

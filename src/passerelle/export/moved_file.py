@@ -24,7 +24,7 @@ _LOWEST_PORT, _LISTEN_PORT, _ADMIN_PORT = 1024, 8080, 9900
 
 def listen_port(config: Config, other: int = _LISTEN_PORT) -> int:
     """Return the port for clients: that of the file, or ``other`` where the file has one that needs privileges."""
-    port = config.listen.port
+    port = config.address.port
     return port if port >= _LOWEST_PORT else other
 
 

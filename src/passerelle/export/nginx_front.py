@@ -11,6 +11,7 @@ from passerelle.export.deployment import Deployment
 from passerelle.export.nginx_coverage import IN_FRONT
 from passerelle.export.nginx_text import body_limit, duration
 from passerelle.export.nginx_writer import Writer, write_limits, write_listener, write_main, write_upgrade
+from passerelle.export.passed_address import lost_address
 
 _MARGIN = 5.0  # seconds that nginx waits longer than a gateway, so that the gateway responds with its own error
 _UPSTREAM = "gateways"
@@ -39,13 +40,13 @@ def export(
         write_upgrade(out)
         out.gap()
         with out.block("upstream", _UPSTREAM):
-            for gateway in gateways or [config.listen]:
+            for gateway in gateways or [config.address]:
                 out.add("server", str(gateway))
             out.add("keepalive", "64")
         out.gap()
         with out.block("server"):
             address = listen or Address(host="0.0.0.0", port=443 if config.tls is not None else 80)
-            write_listener(out, deployment, address, "default_server")
+            write_listener(out, deployment, "http" if config.tls is None else "https", address, "default_server")
             out.gap()
             out.comment("A gateway decides about paths, bodies and slow responses: nothing is changed or stored here.")
             out.add("merge_slashes", "off")
@@ -63,7 +64,8 @@ def export(
                     out.comment("The gateways have the certificate of the clients' names.")
                     out.add("proxy_ssl_server_name", "on")
                     out.add("proxy_ssl_name", "$host")
-    return out.text, [*IN_FRONT.losses(config), *_losses(deployment)]
+    losses = [*IN_FRONT.losses(config), *lost_address(config, "--gateways", gateways), *_losses(deployment)]
+    return out.text, losses
 
 
 def _largest_body(deployment: Deployment) -> str:

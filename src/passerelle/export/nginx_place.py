@@ -33,6 +33,7 @@ from passerelle.export.nginx_writer import (
     write_main,
     write_upgrade,
 )
+from passerelle.export.passed_address import lost_address
 
 _ERROR_PAGE = "/_passerelle_error_"  # the location of a page
 _ERRORS = sorted({status for status, _, _ in TABLE.values() if status != 499})
@@ -43,7 +44,8 @@ _REFUSED_PATHS = r"~*^[^?]*(?://|\\|%2f|%5c|%7f|%[01][0-9a-f]|/(?:\.|%2e){1,2}(?
 
 def export(deployment: Deployment, listen: Address | None) -> tuple[str, Sequence[Finding]]:
     """Return the configuration of nginx, and what is lost. ``listen`` replaces the address of the file."""
-    work = _Export(deployment, listen or deployment.config.listen)
+    work = _Export(deployment, listen or deployment.config.address)
+    work.losses += lost_address(deployment.config, "--listen", listen)
     text = work.write()
     return text, work.losses
 
@@ -54,6 +56,11 @@ class _Export:
         self.config = deployment.config
         self.listen = listen
         self.losses: list[Finding] = list(IN_PLACE.losses(self.config))
+        self.losses += [
+            Finding(("listen", index), f"the export has {self.config.address} alone; add the others with listen")
+            for index, each in enumerate(self.config.listen)
+            if each is not self.config.main_listener and each.https_redirect is None
+        ]
         self.upstreams = unique(item.name for item in deployment.services)
         self.maps = ResponseMaps()
         self.locations = LocationWriter(deployment, self.upstreams, self.maps)
@@ -179,7 +186,9 @@ class _Export:
     def _write_server(self, out: Writer, table: Server) -> None:
         config = self.config
         with out.block("server"):
-            write_listener(out, self.deployment, self.listen, *(["default_server"] if table.host is None else []))
+            write_listener(
+                out, self.deployment, config.scheme, self.listen, *(["default_server"] if table.host is None else [])
+            )
             out.add("server_name", table.host if table.host is not None else "_")
             if config.tls is not None and config.tls.client_ca is not None:
                 out.add("ssl_client_certificate", word(self.deployment.path(config.tls.client_ca)))

@@ -85,9 +85,9 @@ def write_upgrade(out: Writer) -> None:
         out.add('""', '""')
 
 
-def write_listener(out: Writer, deployment: Deployment, address: Address, *options: str) -> None:
-    """Write the directives of the listener."""
-    tls = deployment.config.tls
+def write_listener(out: Writer, deployment: Deployment, scheme: str, address: Address, *options: str) -> None:
+    """Write the directives of the listener for clients that use ``scheme``."""
+    tls = deployment.config.tls if scheme == "https" else None
     out.add("listen", str(address), *(["ssl"] if tls is not None else []), *options)
     if tls is None:
         return

@@ -1,12 +1,16 @@
-"""A unit of systemd that runs the whole file: `passerelle up` with its services."""
+"""Units of systemd that run the whole file: `passerelle up` with its services, and the sockets for clients."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from passerelle.config.checks.listeners import has_ipv4
+from passerelle.config.models.addresses import Address
+from passerelle.config.models.listeners import Listener, PassedSocket
 from passerelle.config.problems import Finding, Loc
 from passerelle.export.coverage import Coverage, Exported, NotApplicable
 from passerelle.export.deployment import Deployment
@@ -14,6 +18,8 @@ from passerelle.export.deployment import Deployment
 COVERAGE = Coverage(
     {
         "Config.listen": Exported(),
+        "Listener.address": Exported("`systemd:name` is a loss: its socket unit has the address"),
+        "Listener.mode": Exported("a loss if Unix sockets have different permissions"),
         "Config.access_log": Exported(),
         "Config.limits": Exported(),
         "Limits.connections": Exported(),
@@ -27,6 +33,9 @@ COVERAGE = Coverage(
 )
 """What the export does with each key."""
 
+SERVICE, SOCKET = "passerelle.service", "passerelle.socket"
+
+_WATCHDOG_SECONDS = 30
 _STOP_SECONDS = 30  # passerelle needs at most 10 s for requests and 10 s for services
 _DESCRIPTORS = 65536
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=@+-]+").fullmatch
@@ -60,11 +69,63 @@ def is_allowed(path: str) -> bool:
 
 
 def export(deployment: Deployment, program: str, user: str) -> tuple[str, Sequence[Finding]]:
-    """Return the unit, and what is lost. ``program`` is the absolute path of passerelle, ``user`` runs it."""
+    """Return the unit of the service, and what both units lose.
+
+    ``program`` is the absolute path of passerelle, ``user`` runs it.
+    """
     losses = list(COVERAGE.losses(deployment.config))
     why = "a unit of systemd has no paths with quotes or backslashes; the folder is not writable"
     losses += [Finding(loc, why) for loc, folder in _written(deployment) if not is_allowed(folder)]
+    losses += _lost_sockets(deployment.config.listen)
     return "\n".join(_lines(deployment, program, user)) + "\n", losses
+
+
+def socket_unit(deployment: Deployment) -> str | None:
+    """Return the unit of the sockets, which stay open while the service restarts; None if there are none.
+
+    passerelle binds the addresses itself that systemd cannot: names of hosts, and port 0.
+    """
+    listen = [each for each in deployment.config.listen if _is_static(each.address)]
+    if not listen:
+        return None
+    lines = [f"# {deployment.header}", "[Unit]", "Description=Sockets of passerelle for clients", "", "[Socket]"]
+    lines += [f"ListenStream={_path(_stream(each.address))}" for each in listen]
+    wide = [each.address.port for each in listen if each.address.host == "::"]
+    if wide:
+        both = not any(has_ipv4(listen, port) for port in wide)
+        lines.append(f"BindIPv6Only={'both' if both else 'ipv6-only'}")
+    modes = [each.permissions for each in listen if each.address.is_socket]
+    if modes:
+        lines += [f"SocketMode={modes[0]:04o}", "RemoveOnStop=yes"]
+    lines += ["Backlog=4096", "NoDelay=yes", "", "[Install]", "WantedBy=sockets.target"]
+    return "\n".join(lines) + "\n"
+
+
+def _stream(address: Address) -> str:
+    return address.host if address.is_socket else str(address)
+
+
+def _is_static(address: Address) -> bool:
+    """Whether systemd can listen on the address."""
+    if isinstance(address, PassedSocket):
+        return False
+    if address.is_socket:
+        return True
+    try:
+        ipaddress.ip_address(address.host)
+    except ValueError:
+        return False
+    return address.port != 0
+
+
+def _lost_sockets(listen: Sequence[Listener]) -> Iterator[Finding]:
+    modes = [each.permissions for each in listen if each.address.is_socket]
+    for index, each in enumerate(listen):
+        if isinstance(each.address, PassedSocket):
+            why = f"write a socket unit with FileDescriptorName={each.address.host} and Service={SERVICE}"
+            yield Finding(("listen", index) if len(listen) > 1 else ("listen",), why)
+        elif each.address.is_socket and each.permissions != modes[0]:
+            yield Finding(("listen", index, "mode"), f"{SOCKET} has one SocketMode for all Unix sockets")
 
 
 def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
@@ -75,6 +136,10 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
     yield "Description=passerelle, an API gateway with its services"
     yield "After=network-online.target"
     yield "Wants=network-online.target"
+    sockets = socket_unit(deployment)
+    if sockets is not None:
+        yield f"Requires={SOCKET}"
+        yield f"After={SOCKET}"
     for secret in deployment.secret_files:
         yield f"AssertPathExists={_path(deployment.path(Path(deployment.file).parent / secret))}"
     if (state := _state(deployment)) is not None and is_allowed(state):
@@ -82,6 +147,10 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
         yield f"AssertPathExists={_path(state)}"
     yield ""
     yield "[Service]"
+    yield "Type=notify"
+    yield "# The first process of passerelle only ends what the others leave behind; its child reports the state."
+    yield "NotifyAccess=all"
+    yield f"WatchdogSec={_WATCHDOG_SECONDS}"
     yield f"ExecStartPre={_words(program, 'check', file)}"
     yield f"ExecStart={_words(program, 'up', file)}"
     yield "ExecReload=/bin/kill -HUP $MAINPID"
@@ -98,7 +167,7 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
         yield f"EnvironmentFile={optional}{_path(os.fspath(deployment.folder / 'environment'))}"
     yield f"LimitNOFILE={max(_DESCRIPTORS, 2 * config.limits.connections)}"
     yield ""
-    if config.listen.port < 1024 and config.listen.port:
+    if any(0 < each.address.port < 1024 for each in config.listen):
         yield "AmbientCapabilities=CAP_NET_BIND_SERVICE"
         yield "CapabilityBoundingSet=CAP_NET_BIND_SERVICE"
     else:
@@ -110,6 +179,8 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
     yield ""
     yield "[Install]"
     yield "WantedBy=multi-user.target"
+    if sockets is not None:
+        yield f"Also={SOCKET}"
 
 
 def _written(deployment: Deployment) -> Iterator[tuple[Loc, str]]:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from secrets import token_bytes
@@ -25,6 +25,8 @@ from passerelle.gateway.assembly.actions import error_pages
 from passerelle.gateway.assembly.caching import evict_changed_routes, open_cache
 from passerelle.gateway.assembly.certificates import Certificates
 from passerelle.gateway.assembly.guards import GuardFactory
+from passerelle.gateway.assembly.https_redirects import with_redirects
+from passerelle.gateway.assembly.listeners import endpoint_settings
 from passerelle.gateway.assembly.routes import PlanResources, Plans, build_plans, build_router, unmatched_plan
 from passerelle.gateway.assembly.second_level import SecondLevel
 from passerelle.gateway.assembly.services import (
@@ -40,6 +42,7 @@ from passerelle.gateway.assembly.services import (
 from passerelle.gateway.assembly.splits import SplitCounts, SplitFactory, slow_after
 from passerelle.gateway.assembly.tracing import Tracing
 from passerelle.gateway.context import Context
+from passerelle.gateway.endpoints import BoundSocket, Endpoints
 from passerelle.gateway.error_pages import ErrorPages
 from passerelle.gateway.exchange import Exchange
 from passerelle.gateway.fast_hit import serve_fresh_hit
@@ -56,7 +59,7 @@ from passerelle.observability.metrics import Metrics, no_cache
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
 from passerelle.security.addresses import Proxies
-from passerelle.system import descriptors
+from passerelle.system import descriptors, ports
 from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.members import InstanceSet, InstanceSpec
 from passerelle.upstream.passive_health import PassiveHealth
@@ -73,7 +76,6 @@ TICK = 0.05
 SET_BACK = 3.0
 # How often connections, pools and streams are checked (seconds), at the least.
 SWEEP = 1.0
-BACKLOG = 4096
 # How long clients have at a stop to close their event streams and WebSockets (seconds).
 STREAM_END_SECONDS = 1.0
 # How long writing the last log lines may take when the worker stops (seconds).
@@ -136,46 +138,45 @@ class Gateway:
         self._use_cache(cache, era, config)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._tracing = Tracing(self)
-        self._listener.handler = self._tracing.handler(config, self.context)
+        self._use_handler(config)
         self.metrics.traces = self._tracing.counts
         self._listener.descriptors = DescriptorLimit(descriptors.limit(), logger.warning)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stream_idle_monitor = StreamIdleMonitor()
-        self._server: asyncio.Server | None = None
+        self._endpoints = Endpoints(self._listener, lambda: self._certificates.accept(self._listener))
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # ---- life
 
-    async def start(self, sock: socket.socket | None = None) -> tuple[str, int]:
-        """Listen on ``sock``, which is bound, or bind the configured address; return the host and port bound.
+    async def start(self, sock: socket.socket | Sequence[BoundSocket] | None = None) -> tuple[str, int]:
+        """Listen on bound sockets, or bind the address of the only listener; return the first host and port.
 
-        :raises OSError: if the address is in use.
+        :raises OSError: if a socket cannot listen.
+        :raises PortTaken: if the address cannot be bound.
         """
-        listen, listener = self._config.listen, self._listener
-
-        def connection() -> asyncio.Protocol:
-            return self._certificates.accept(listener)
-
-        if sock is not None:
-            self._server = await self.loop.create_server(connection, sock=sock, backlog=BACKLOG)
-        else:
-            self._server = await self.loop.create_server(
-                connection, listen.host, listen.port, backlog=BACKLOG, reuse_port=self._config.workers > 1
-            )
+        if sock is None:
+            (sock,) = ports.reserve(self._config.address.host, self._config.address.port)
+        sockets = [BoundSocket(0, 0, sock)] if isinstance(sock, socket.socket) else sock
+        await self._endpoints.apply(endpoint_settings(self._config), sockets)
         self.second_level.start()
         self._tick()
         self._sweep_all()
         self._guards.start()
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
+        return ports.name_of(sockets[0].sock)
+
+    async def listen(self, sockets: Sequence[BoundSocket]) -> None:
+        """Accept connections on ``sockets`` only, by the listeners of the configuration in force, after a reload.
+
+        :raises OSError: if a socket cannot listen. Then nothing has changed.
+        """
+        await self._endpoints.apply(endpoint_settings(self._config), sockets)
 
     async def stop(self, grace: float) -> None:
         """Stop accepting, wait up to ``grace`` seconds for requests in flight, then abort the others.
 
         The last part of that time is for event streams and WebSockets, which are ended in order.
         """
-        if self._server is not None:
-            self._server.close()
+        self._endpoints.close()
         self._listener.drain()
         ending = min(STREAM_END_SECONDS, grace / 4)
         try:
@@ -219,8 +220,8 @@ class Gateway:
 
         Services that remain keep the connections, counters and health of their instances. ``instances`` are those of
         each service; without it, services have the instances that the configuration names. For ``splits`` see
-        :meth:`set_splits`. An error leaves everything unchanged. ``listen``, ``admin``, ``workers`` and ``access_log``
-        are ignored.
+        :meth:`set_splits`. An error leaves everything unchanged. ``admin``, ``workers`` and ``access_log`` are
+        ignored. If ``listen`` has changed, :meth:`listen` is to be called next.
         """
         before = self._config
         certificates = Certificates(config, self._certificates)
@@ -268,7 +269,13 @@ class Gateway:
         context.router = router
         context.unmatched = unmatched_plan(config, self.metrics, self._route_log, pages)
         self._use_cache(cache, era, config)
-        self._listener.handler = self._tracing.handler(config, context)
+        self._use_handler(config)
+        if config.listen == before.listen:
+            self._endpoints.configure(endpoint_settings(config))
+
+    def _use_handler(self, config: Config) -> None:
+        handler, context = self._tracing.handler(config, self.context), self.context
+        self._listener.handler = with_redirects(config, handler, context, self.metrics, self._route_log)
 
     def _retire_service(self, name: str) -> None:
         """Retire a service that the configuration has no longer: requests in flight end, and no others are sent."""

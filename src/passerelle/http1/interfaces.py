@@ -128,6 +128,10 @@ class ServerConnection(Tunnel, Protocol):
         """Whether the client is on this machine."""
 
     @property
+    def local_address(self) -> object:
+        """The address that the client has connected to, as :meth:`socket.socket.getsockname` returns it."""
+
+    @property
     def certificate(self) -> Mapping[str, Any] | None:
         """The client's verified TLS certificate, as :meth:`ssl.SSLSocket.getpeercert` returns it; None without one."""
 

@@ -13,7 +13,7 @@ from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.file_watch import watch
 
 # Keys that a reload does not change, because they belong to sockets and processes.
-FIXED = ("listen", "admin", "workers", "access_log")
+FIXED = ("admin", "workers", "access_log")
 
 
 class Candidate(NamedTuple):
@@ -62,8 +62,9 @@ class ActiveConfig:
         if report.config is None:
             raise ChangeRefused(*map(str, report.errors))
         found = report.config
-        differing = [key for key in FIXED if getattr(found, key) != getattr(self.config, key)]
-        kept = {key: getattr(self.config, key) for key in FIXED}
+        fixed = (*FIXED, "listen") if "listen" in self._overrides else FIXED
+        differing = [key for key in fixed if getattr(found, key) != getattr(self.config, key)]
+        kept = {key: getattr(self.config, key) for key in fixed}
         after_restart = [key for key in differing if key not in self._overrides]
         return Candidate(found.model_copy(update=kept), data.decode("utf-8-sig"), after_restart)
 

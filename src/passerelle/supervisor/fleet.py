@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import functools
 import random
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from passerelle.supervisor.active_config import ActiveConfig
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import DRAIN_LIMIT
 from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.listeners import Listeners
 from passerelle.supervisor.packed_config import pack
 from passerelle.supervisor.recorded_events import RecordedProcesses, health_recorder
 from passerelle.supervisor.report import ConsoleReport
@@ -31,6 +31,7 @@ from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMoni
 from passerelle.supervisor.service_scaling import ServiceScaling
 from passerelle.supervisor.splits import Settings, Splits
 from passerelle.supervisor.worker_process import WorkerProcess
+from passerelle.system.systemd import Notifier, PassedSockets
 
 _SAME_REPORT = 10.0  # seconds in which the same report of several workers is one event
 _DRAIN_POLL = 0.05  # seconds between two counts of the requests in flight
@@ -54,6 +55,8 @@ class Setup:
     overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
     follow: bool = False  # reload the file whenever it changes
     reload_code: bool = False  # restart the instances of applications whenever their files change
+    passed: PassedSockets = field(default_factory=PassedSockets)  # by systemd
+    notifier: Notifier = field(default_factory=Notifier)
 
 
 class Fleet:
@@ -84,7 +87,8 @@ class Fleet:
         self.clock = clock
         self.created = clock()
         self.state = "starting"
-        self.listen = ""
+        self.listeners = Listeners(setup.config.workers, setup.passed)
+        self.notifier = setup.notifier
         self.lock = asyncio.Lock()
         self.splits = Splits(setup.config, self.events, report.log, self._send_splits, self.metrics)
         self.catalog = Catalog(on_found, report.log)
@@ -113,6 +117,11 @@ class Fleet:
     def config(self) -> Config:
         """The configuration in force."""
         return self.active.config
+
+    @property
+    def listen(self) -> str:
+        """The address of the first listener, with its port; empty before it is bound."""
+        return next(iter(self.listeners.addresses), "")
 
     @property
     def members(self) -> list[Member]:
@@ -160,16 +169,16 @@ class Fleet:
         self.instances.append(instance)
         return instance
 
-    def make_workers(self, listeners: Sequence[socket.socket], may_listen: asyncio.Event) -> None:
-        """Create a gateway worker for each of ``listeners``; the workers listen once ``may_listen`` is set."""
+    def make_workers(self, may_listen: asyncio.Event) -> None:
+        """Create the gateway workers; they listen once ``may_listen`` is set."""
         config = pack(self.active.config)
-        for number, listener in enumerate(listeners, 1):
-            name = "gateway" if len(listeners) == 1 else f"gateway-{number}"
+        for number in range(self.config.workers):
+            name = "gateway" if self.config.workers == 1 else f"gateway-{number + 1}"
             worker = WorkerProcess(
                 name,
                 self.active.file,
                 config,
-                listener,
+                self.listeners.for_worker(number),
                 self.services.values(),
                 may_listen,
                 self.report.line,

@@ -23,6 +23,7 @@ from passerelle.supervisor.packed_config import pack
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.target_set import TargetSet
 from passerelle.supervisor.worker_process import WorkerProcess
+from passerelle.system.ports import PortTaken
 
 # The keys of a service that define its processes: when one changes, all its instances are replaced.
 _PROCESS = ("app", "run", "interface", "threads", "env", "cwd")
@@ -65,7 +66,7 @@ class Reconciler:
         """
         fleet = self._fleet
         async with fleet.exclusive():
-            with fleet.active.reloading():
+            with fleet.notifier.reload(), fleet.active.reloading():
                 before = fleet.config
                 try:
                     response = await self._apply(fleet.active.read())
@@ -91,18 +92,25 @@ class Reconciler:
         fleet = self._fleet
         old, new = fleet.config, candidate.config
         leaving: list[Member] = []
-        await fleet.catalog.prepare(new)
-        added = await self._prepare(old, new, leaving)
-        reloaded: list[WorkerProcess] = []
-        packed = pack(new)
         try:
-            for worker in list(fleet.workers):
-                await worker.reload(packed, fleet.splits.settings(new))
-                reloaded.append(worker)
-        except ControlError as error:
-            await self._roll_back(old, new, added, reloaded)
-            raise ChangeRefused(f"a gateway worker cannot apply the configuration: {error}") from error
+            opened = fleet.listeners.bind(new)
+        except PortTaken as error:
+            raise ChangeRefused(f"listen: {error}") from error
+        with opened:
+            await fleet.catalog.prepare(new)
+            added = await self._prepare(old, new, leaving)
+            reloaded: list[WorkerProcess] = []
+            packed = pack(new)
+            try:
+                for number, worker in enumerate(fleet.workers):
+                    reloaded.append(worker)  # also one that fails: it may have applied all but a socket
+                    await worker.reload(packed, opened.for_worker(number), fleet.splits.settings(new))
+            except ControlError as error:
+                await self._roll_back(old, new, added, reloaded)
+                raise ChangeRefused(f"a gateway worker cannot apply the configuration: {error}") from error
+            opened.adopt()
         response = fleet.active.apply(candidate)
+        fleet.catalog.exclude(fleet.listeners.addresses)
         fleet.catalog.adopt(new)
         for name in old.services.keys() | new.services.keys():
             fleet.configure_scaling(name, new.services.get(name))
@@ -161,9 +169,9 @@ class Reconciler:
             fleet.services[name].configure(old.services[name])
             self._targets.reconcile(fleet.services[name], old, [])  # restores weights; none of the targets has left
         packed = pack(old)
-        for worker in workers:
+        for number, worker in enumerate(workers):
             with contextlib.suppress(ControlError):
-                await worker.reload(packed, fleet.splits.settings())
+                await worker.reload(packed, fleet.listeners.for_worker(number), fleet.splits.settings())
         await fleet.drain_and_remove(added)
         for name in new.services.keys() - old.services.keys():
             fleet.services.pop(name).close()

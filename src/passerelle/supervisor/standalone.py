@@ -1,4 +1,7 @@
-"""``passerelle gateway``: one worker without a supervisor, with its own admin port."""
+"""``passerelle gateway``: one worker without a supervisor, with its own admin port.
+
+The file is longer than 400 lines because the subject of the admin port and the host of the instances are one object.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
+from passerelle.supervisor.listeners import Listeners
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
 from passerelle.supervisor.maintenance import Maintenance
 from passerelle.supervisor.recorded_events import health_recorder
@@ -38,15 +42,17 @@ from passerelle.supervisor.store_choice import store_for
 from passerelle.supervisor.webhook import WebhookSender
 from passerelle.supervisor.worker_main import StopRequest, build, tune_memory
 from passerelle.system import linux, ports
+from passerelle.system.systemd import Notifier, PassedSockets
 from passerelle.upstream.members import InstanceSpec
 
 
 class StandaloneGateway:
     """The subject of the admin port of a gateway without a supervisor, and the host of its instances."""
 
-    def __init__(self, gateway: Gateway, active: ActiveConfig) -> None:
+    def __init__(self, gateway: Gateway, active: ActiveConfig, listeners: Listeners, notifier: Notifier) -> None:
         self.state = "running"
-        self.listen = ""
+        self.listeners = listeners
+        self._notifier = notifier
         self.catalog = Catalog(self._on_found, _log)
         self._gateway = gateway
         self._active = active
@@ -206,7 +212,7 @@ class StandaloneGateway:
             "uptime": round(uptime, 3),
             "answers": True,
         }
-        return status.gateway_status(self.state, self._active, self.listen, uptime, [worker], services)
+        return status.gateway_status(self.state, self._active, self.listeners.addresses[0], uptime, [worker], services)
 
     async def live_readings(self) -> list[Reading]:
         """Read the counters for the live view."""
@@ -251,7 +257,7 @@ class StandaloneGateway:
         :raises ChangeRefused: with every problem of the file; then nothing has changed.
         """
         async with self._lock:
-            with self._active.reloading():
+            with self._notifier.reload(), self._active.reloading():
                 try:
                     response = await self._apply(self._active.read())
                 except ChangeRefused as refused:
@@ -277,19 +283,34 @@ class StandaloneGateway:
         local = [name for name, service in config.services.items() if service.is_local]
         if local:
             raise ChangeRefused(f"services with app or run need `passerelle up`: {', '.join(local)}")
-        await self.catalog.prepare(config)
         try:
-            specs = {name: self._specs(name, config) for name in config.services}
-            self._gateway.reload(config, specs, self.splits.settings(config))
-        except CannotStart as error:
-            self.catalog.adopt(self.config)
-            raise ChangeRefused(str(error)) from error
+            opened = self.listeners.bind(config)
+        except ports.PortTaken as error:
+            raise ChangeRefused(f"listen: {error}") from error
+        with opened:
+            await self.catalog.prepare(config)
+            try:
+                self._reload(config)
+                await self._gateway.listen(opened.for_worker(0))
+            except CannotStart as error:
+                self.catalog.adopt(self.config)
+                raise ChangeRefused(str(error)) from error
+            except OSError as error:
+                self.catalog.adopt(self.config)
+                self._reload(self.config)
+                raise ChangeRefused(f"listen: {error.strerror or error}") from error
+            opened.adopt()
+        self.catalog.exclude(self.listeners.addresses)
         response = self._active.apply(candidate)
         self.catalog.adopt(config)
         self._forget_drained()
         await self.splits.adopt(config)
         tune_memory()
         return response
+
+    def _reload(self, config: Config) -> None:
+        specs = {name: self._specs(name, config) for name in config.services}
+        self._gateway.reload(config, specs, self.splits.settings(config))
 
     def on_hangup(self) -> None:
         """Handle SIGHUP: reload the file."""
@@ -312,32 +333,48 @@ def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def serve(config: Config, text: str, file: str, *, follow: bool = False) -> int:
+async def serve(
+    config: Config,
+    text: str,
+    file: str,
+    *,
+    follow: bool = False,
+    overrides: frozenset[str] = frozenset(),
+    passed: PassedSockets | None = None,
+    notifier: Notifier | None = None,
+) -> int:
     """Serve ``config``, which was read as ``text`` from ``file``, until SIGTERM or SIGINT. Returns the exit code.
 
-    With ``follow`` the file is reloaded whenever it changes.
+    With ``follow`` the file is reloaded whenever it changes. ``overrides`` are the keys that the command line replaced.
+    ``passed`` and ``notifier`` are those of systemd.
 
     :raises CannotStart: if a port is taken or the access log cannot be opened.
     """
     stop = StopRequest()
     stop.listen()
+    listeners = Listeners(1, passed)
     try:
-        (listener,) = ports.for_clients(config.listen.host, config.listen.port)
+        with listeners.bind(config) as opened:
+            opened.adopt()
         admin_socket = None
         if config.admin is not None:
             admin_socket = ports.for_admin(config.admin.listen.host, config.admin.listen.port)
     except ports.PortTaken as error:
+        listeners.close()
         raise CannotStart(str(error)) from error
     gateway = build(config)
-    standalone = StandaloneGateway(gateway, ActiveConfig(config, text, file, Path(file)))
-    standalone.listen = ports.join(*listener.getsockname()[:2])
-    standalone.catalog.exclude(standalone.listen)
+    notifier = notifier or Notifier()
+    active = ActiveConfig(config, text, file, Path(file), overrides)
+    standalone = StandaloneGateway(gateway, active, listeners, notifier)
+    standalone.catalog.exclude(listeners.addresses)
+    for name in listeners.unused:
+        _log(f"systemd has passed the socket {name}, which no listener uses")
     await standalone.discover()
     await standalone.restore()
     standalone.spawn(standalone.expiry.run())
     standalone.spawn(standalone.rollouts.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
-    await gateway.start(listener)
+    await gateway.start(listeners.for_worker(0))
     tune_memory()
     if not linux.hangup_is_ignored() and not linux.has_terminal():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, standalone.on_hangup)
@@ -346,7 +383,9 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
         LogEvents(lambda kind, text: loop.call_soon_threadsafe(standalone.events.record, kind, text))
     )
     admin = Admin(admin_socket, standalone, config.admin) if admin_socket is not None else None
-    where = f"listening on {config.scheme}://{standalone.listen}"
+    where = f"listening on {listeners.describe(config)}"
+    notifier.ready(where)
+    standalone.spawn(notifier.feed_watchdog())
     if admin is not None:
         await admin.start()
         where += f" · admin http://{admin.address}"
@@ -357,9 +396,11 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     if follow:
         standalone.spawn(standalone.follow())
     await stop.requested.wait()
+    notifier.stopping()
     standalone.stop()
     await standalone.rollouts.close()
     await stop.stop_gateway(gateway)
+    listeners.close()
     if admin is not None:
         await admin.stop()
     return 0

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import signal
-import socket
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -73,7 +72,6 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._stop_requests = 0
         self._fault: BaseException | None = None
-        self._listeners: list[socket.socket] = []
         self._had_terminal = linux.has_terminal()
         self._admin: Admin | None = None
         self.fleet = Fleet(
@@ -123,6 +121,7 @@ class Supervisor:
         try:
             self._bind()
         except ports.PortTaken as error:
+            fleet.listeners.close()
             self._report.log(str(error))
             return 1
         await fleet.catalog.prepare(fleet.config)
@@ -132,7 +131,7 @@ class Supervisor:
         await self.rollouts.load()
         ended = self.rollouts.ended_versions(fleet.config)
         fleet.instances = [instance for instance in fleet.instances if instance.service.name not in ended]
-        fleet.make_workers(self._listeners, self._may_listen)
+        fleet.make_workers(self._may_listen)
         fleet.set_report_names()
         try:
             if self._code_watch is not None:
@@ -147,6 +146,8 @@ class Supervisor:
             started = await self._unless_stopped(self._start())
             if started:
                 fleet.state = "running"
+                fleet.notifier.ready(f"listening on {fleet.listeners.describe(fleet.config)}")
+                fleet.spawn(fleet.notifier.feed_watchdog())
                 fleet.spawn(self._expiry.run())
                 fleet.spawn(self.rollouts.run())
                 if self._follow:
@@ -158,6 +159,7 @@ class Supervisor:
                 await self._stop.wait()
         finally:
             fleet.state = "stopping"
+            fleet.notifier.stopping()
             survivors = await self._end()
         if self._fault is not None:
             self._report.log("".join(traceback.format_exception(self._fault)).rstrip())
@@ -166,10 +168,12 @@ class Supervisor:
 
     def _bind(self) -> None:
         config = self.fleet.config
-        self._listeners = ports.for_clients(config.listen.host, config.listen.port, config.workers)
-        host, port = self._listeners[0].getsockname()[:2]
-        self.fleet.listen = ports.join(host, port)
-        self.fleet.catalog.exclude(self.fleet.listen)
+        listeners = self.fleet.listeners
+        with listeners.bind(config) as opened:
+            opened.adopt()
+        for name in listeners.unused:
+            self._report.log(f"systemd has passed the socket {name}, which no listener uses")
+        self.fleet.catalog.exclude(listeners.addresses)
         if config.admin is not None:
             address = config.admin.listen
             self._admin = Admin(ports.for_admin(address.host, address.port), self, config.admin)
@@ -258,7 +262,7 @@ class Supervisor:
         if self._worker_failed():
             self._report.log("the gateway cannot be started")
             return False
-        listen = f"{fleet.config.scheme}://{fleet.listen}"
+        listen = fleet.listeners.describe(fleet.config)
         admin = self._admin.address if self._admin is not None else None
         self._report.start(__version__, fleet.active.file, status.report_rows(fleet), listen, admin)
         return True
@@ -276,8 +280,7 @@ class Supervisor:
         fleet.catalog.stop()
         fleet.cancel_background()
         await self.rollouts.close()
-        for listener in self._listeners:
-            listener.close()
+        fleet.listeners.close()
         await self._stop_all(fleet.workers, WORKER_GRACE + 1.0, "the requests in flight")
         await self._stop_all(fleet.instances, self._grace, "")
         await fleet.cancel(fleet.targets)

@@ -1,7 +1,7 @@
 """The process of one gateway worker.
 
 The supervisor starts it as ``python -m passerelle.supervisor.worker_main CONFIG --control-fd N --config-fd N
-[--listen-fd N]``. ``passerelle gateway CONFIG`` runs the same gateway without a supervisor.
+[--listen-fd N ...] --sockets-fd N``. ``passerelle gateway CONFIG`` runs the same gateway without a supervisor.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from passerelle.observability.events import LogEvents
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
 from passerelle.supervisor.packed_config import unpack
+from passerelle.supervisor.socket_channel import ReceivedSockets
 from passerelle.system import descriptors, startup
 
 GRACE = 10.0  # seconds to wait for requests in flight when the worker stops
@@ -72,10 +73,11 @@ class StopRequest:
 class WorkerOperations:
     """The operations of the control channel (see :mod:`passerelle.supervisor.control_channel`)."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: StopRequest) -> None:
+    def __init__(self, gateway: Gateway, sockets: ReceivedSockets, stop: StopRequest) -> None:
         self.server: control_channel.ControlServer | None = None
         self._gateway = gateway
-        self._listener = listener
+        self._sockets = sockets
+        self._started = False
         self._stop = stop
         self.table = {
             "start": self.start,
@@ -94,14 +96,15 @@ class WorkerOperations:
         }
 
     async def start(self, message: Message) -> dict[str, Any]:
-        """Start to listen, with the settings ``splits``.
+        """Start to listen on ``sockets``, with the settings ``splits``.
 
         With ``siblings``, invalidations by requests are sent to the other workers.
         """
         if message["siblings"]:
             self._gateway.second_level.report_invalidations_to(self._send_invalidation)
         self._gateway.set_splits(message["splits"])
-        host, port = await self._gateway.start(self._listener)
+        host, port = await self._gateway.start(self._sockets.select(message["sockets"]))
+        self._started = True
         tune_memory()
         return {"host": host, "port": port}
 
@@ -117,11 +120,15 @@ class WorkerOperations:
         )
 
     async def reload(self, message: Message) -> None:
-        """Apply a configuration and its instances. If it cannot be applied, nothing changes."""
+        """Apply a configuration, its instances and its sockets. If it cannot be applied, nothing changes."""
         config = unpack(message["config"])
         listed = message["instances"].items()
         instances = {name: [InstanceSpec(**instance) for instance in specs] for name, specs in listed}
+        sockets = self._sockets.select(message["sockets"])
         self._gateway.reload(config, instances, message["splits"])
+        if self._started:
+            await self._gateway.listen(sockets)
+            self._sockets.close_others(message["sockets"])
         tune_memory()
 
     async def metrics(self, message: Message) -> dict[str, Any]:
@@ -204,14 +211,13 @@ def _texts(octets: Sequence[bytes]) -> list[str]:
     return [each.decode("latin-1") for each in octets]
 
 
-async def serve(config: Config, control_fd: int, listen_fd: int | None) -> int:
+async def serve(config: Config, control_fd: int, sockets: ReceivedSockets) -> int:
     """Serve under the control of the supervisor, until it requests a stop or is gone. Returns the exit code."""
     stop = StopRequest()
     stop.listen()
     gateway = build(config)
-    listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     streams = await control_channel.open_channel(socket.socket(fileno=control_fd))
-    operations = WorkerOperations(gateway, listener, stop)
+    operations = WorkerOperations(gateway, sockets, stop)
     server = operations.server = control_channel.ControlServer(*streams, operations.table)
     gateway.report_health_to(lambda event, service, key: server.send_event(event, service=service, instance=key))
 
@@ -237,7 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="passerelle.supervisor.worker_main")
     parser.add_argument("config", metavar="CONFIG", help="name of the configuration, for lists of processes")
     parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--listen-fd", type=int)
+    parser.add_argument("--listen-fd", action="append", default=[], metavar="KEY:N", help="bound socket, with its key")
+    parser.add_argument("--sockets-fd", type=int, required=True, help="where further sockets are received")
     parser.add_argument("--config-fd", type=int, required=True, help="file descriptor with the packed configuration")
     options = parser.parse_args(arguments)
     startup.reset_signals()
@@ -245,7 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with open(options.config_fd, encoding="ascii") as file:
         file.seek(0)
         config = unpack(file.read())
-    return run(serve(config, options.control_fd, options.listen_fd))
+    pairs = (word.split(":") for word in options.listen_fd)
+    given = {int(key): int(descriptor) for key, descriptor in pairs}
+    return run(serve(config, options.control_fd, ReceivedSockets(given, options.sockets_fd)))
 
 
 if __name__ == "__main__":

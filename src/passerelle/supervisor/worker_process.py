@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from passerelle.gateway.endpoints import BoundSocket
 from passerelle.observability.metrics import Snapshot, merge, retired, with_instances_of
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.live_sampler import Reading
 from passerelle.supervisor.process import Process, StartFailed
 from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ServiceHealthMonitor
+from passerelle.supervisor.socket_channel import SocketSender
 from passerelle.supervisor.supervised import ProcessEvents, SupervisedProcess
 
 _START_LIMIT = 30.0  # seconds for a worker to load the configuration and listen
@@ -27,8 +29,13 @@ _EXIT_LIMIT = 1.0  # seconds between the end of the control channel and that of 
 _SILENCE_LIMIT = 30.0  # seconds without a reply after which a worker counts as hanging and is replaced
 
 
+def _pairs(sockets: Sequence[BoundSocket]) -> list[tuple[int, int]]:
+    """Return the index of the listener and the key of each socket, for the control channel."""
+    return [(each.listener, each.key) for each in sockets]
+
+
 class WorkerProcess(SupervisedProcess):
-    """One gateway worker. Every start passes it ``listener``, so connections wait in the kernel while it is replaced.
+    """One gateway worker. Every start passes it ``sockets``, so connections wait in the kernel while it is replaced.
 
     ``config`` is the configuration that the supervisor has read and checked, packed; a restarted worker does not read
     the file, which may have changed. The worker begins to listen once ``may_listen`` is set.
@@ -39,7 +46,7 @@ class WorkerProcess(SupervisedProcess):
         name: str,
         file: str,
         config: str,
-        listener: socket.socket,
+        sockets: Sequence[BoundSocket],
         services: Iterable[ServiceHealthMonitor],
         may_listen: asyncio.Event,
         write: Callable[[str, bytes], None],
@@ -50,7 +57,7 @@ class WorkerProcess(SupervisedProcess):
         program: str = "passerelle.supervisor.worker_main",
     ) -> None:
         super().__init__(name, backoff, events, clock)
-        self.listener = listener
+        self.sockets = sockets
         self.siblings: Sequence[WorkerProcess] = ()  # all workers, including this one
         # Called with what the worker reports: its name, a kind of event, a service or None, a text.
         self.on_report: Callable[[str, str, str | None, str], None] | None = None
@@ -70,39 +77,46 @@ class WorkerProcess(SupervisedProcess):
         self._program = program
         self._client: control_channel.ControlClient | None = None
         self._socket: socket.socket | None = None
+        self._sender: SocketSender | None = None
 
     def _spawn(self) -> Process:
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise StartFailed(f"cannot make a control channel: {error.strerror}") from error
-        try:
-            with theirs, open(os.memfd_create("configuration"), "wb") as config:
-                config.write(self._config.encode())
-                config.flush()
-                sources = (("--control-fd", theirs), ("--listen-fd", self.listener), ("--config-fd", config))
-                fds = {option: source.fileno() for option, source in sources}
-                # -P: no module of the current folder in the place of one of Python's or ours.
-                argv = [sys.executable, "-P", "-m", self._program, self._file]
-                argv += [word for option, fd in fds.items() for word in (option, str(fd))]
-                process = Process.spawn(
-                    self.name,
-                    argv,
-                    on_line=lambda line: self._write(self.name, line),
-                    on_raw=self._write_raw,
-                    pass_fds=tuple(fds.values()),
-                )
-        except OSError as error:
-            ours.close()
-            raise StartFailed(f"cannot pass the configuration on: {error.strerror}") from error
-        except BaseException:
-            ours.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            try:
+                ours, theirs = socket.socketpair()
+                undo.callback(ours.close)
+                with theirs:
+                    sending, receiving = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                    undo.callback(sending.close)
+                    with receiving:
+                        process = self._spawn_with(theirs, receiving)
+            except OSError as error:
+                raise StartFailed(f"cannot make a channel or pass the configuration on: {error.strerror}") from error
+            undo.pop_all()
         self._socket = ours
+        self._sender = SocketSender(sending, [each.key for each in self.sockets])
         return process
 
+    def _spawn_with(self, control: socket.socket, receiving: socket.socket) -> Process:
+        with open(os.memfd_create("configuration"), "wb") as config:
+            config.write(self._config.encode())
+            config.flush()
+            sources = (("--control-fd", control), ("--sockets-fd", receiving), ("--config-fd", config))
+            words = [(option, f"{source.fileno()}") for option, source in sources]
+            words += [("--listen-fd", f"{key}:{sock.fileno()}") for _, key, sock in self.sockets]
+            # -P: no module of the current folder in the place of one of Python's or ours.
+            argv = [sys.executable, "-P", "-m", self._program, self._file]
+            argv += [word for pair in words for word in pair]
+            return Process.spawn(
+                self.name,
+                argv,
+                on_line=lambda line: self._write(self.name, line),
+                on_raw=self._write_raw,
+                pass_fds=tuple(int(value.rpartition(":")[2]) for _, value in words),
+            )
+
     async def _watch(self, process: Process) -> str:
-        assert self._socket is not None
+        assert self._socket is not None and self._sender is not None
+        sender = self._sender
         client = self._client = control_channel.ControlClient(
             *await control_channel.open_channel(self._socket), self._on_event
         )
@@ -113,7 +127,9 @@ class WorkerProcess(SupervisedProcess):
                 self.send_instances(service)
             if self.maintenance is None or self.maintenance:
                 await self.send_maintenance()
-            await client.request("start", _START_LIMIT, siblings=len(self.siblings) > 1, splits=self.splits())
+            self._send_sockets()  # those of a reload since the process was started
+            more = {"siblings": len(self.siblings) > 1, "splits": self.splits()}
+            await client.request("start", _START_LIMIT, sockets=_pairs(self.sockets), **more)
             self._mark_up()
             last_reply = self._clock()
             while not client.closed:
@@ -127,6 +143,7 @@ class WorkerProcess(SupervisedProcess):
                 return f"cannot start: {error}"
         finally:
             client.close()
+            sender.close()
             await reading
             self._client = None
         # Usually the process exits, and the end of its channel is seen a moment before.
@@ -160,24 +177,35 @@ class WorkerProcess(SupervisedProcess):
         if self._client is not None:
             self._client.send("instances", service=service.name, instances=service.listing())
 
-    async def reload(self, config: str, splits: dict[str, Any] | None = None) -> None:
+    async def reload(self, config: str, sockets: Sequence[BoundSocket], splits: dict[str, Any] | None = None) -> None:
         """Apply the packed configuration ``config``, now if the worker runs, and at every later start.
 
-        ``splits`` are the settings of its splits.
+        ``sockets`` are those of its listeners, ``splits`` are the settings of its splits.
 
         :raises ControlError: if the worker cannot apply it; then the worker keeps the previous one.
         """
-        before, self._config = self._config, config
+        before = self._config, self.sockets
+        self._config, self.sockets = config, sockets
         if self._client is not None:
             client = self._client
-            instances = {service.name: service.listing() for service in self._services}
+            more = {"instances": {service.name: service.listing() for service in self._services}}
             try:
-                await client.request("reload", _START_LIMIT, config=config, instances=instances, splits=splits or {})
+                self._send_sockets()
+                pairs = _pairs(sockets)
+                await client.request("reload", _START_LIMIT, config=config, sockets=pairs, splits=splits or {}, **more)
             except control_channel.ControlError:
                 if not client.closed:
-                    self._config = before
+                    self._config, self.sockets = before
                     raise
                 # A worker that has died meanwhile is restarted with the new configuration.
+
+    def _send_sockets(self) -> None:
+        """Send the worker the sockets that it does not have. :raises ControlError: if it does not receive them."""
+        assert self._sender is not None
+        try:
+            self._sender.send(self.sockets)
+        except OSError as error:
+            raise control_channel.ControlError(f"cannot pass a socket on: {error.strerror}") from error
 
     def send_invalidation(self, event: control_channel.Message) -> None:
         """Send the invalidations of a request to a sibling to the worker, if it runs."""

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import random
 import socket
+import stat
 from collections.abc import Collection
 
 LOOPBACK = "127.0.0.1"
@@ -21,7 +22,7 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _bind(host: str, port: int, *, share: bool = False) -> socket.socket:
+def _bind(host: str, port: int, *, share: bool = False, only_ipv6: bool = False) -> socket.socket:
     sock = socket.socket(_family(host), socket.SOCK_STREAM)
     try:
         # Connections of an earlier run in TIME_WAIT do not block the port. On Linux this does not let two sockets
@@ -31,7 +32,7 @@ def _bind(host: str, port: int, *, share: bool = False) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if sock.family == socket.AF_INET6:
             # `[::]` is every interface, for IPv6 and IPv4, whatever the default of the machine.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6 or host != "::")
         sock.bind((host, port))
     except BaseException:
         sock.close()
@@ -39,12 +40,12 @@ def _bind(host: str, port: int, *, share: bool = False) -> socket.socket:
     return sock
 
 
-def reserve(host: str, port: int, count: int = 1) -> list[socket.socket]:
+def reserve(host: str, port: int, count: int = 1, *, only_ipv6: bool = False) -> list[socket.socket]:
     """Return ``count`` sockets bound to one address, one per worker.
 
     They do not listen yet, so no client connects too early. They outlive the workers: while a dead worker is replaced,
     its connections wait in the kernel instead of being refused. If ``count`` is above one, the sockets share the port
-    (SO_REUSEPORT). ``port`` 0 selects a free one.
+    (SO_REUSEPORT). ``port`` 0 selects a free one. With ``only_ipv6``, ``::`` leaves IPv4 to another socket.
 
     :raises PortTaken: if the port is in use, or the address is not local or not permitted.
     """
@@ -53,10 +54,10 @@ def reserve(host: str, port: int, count: int = 1) -> list[socket.socket]:
         if port:
             # Only listen() detects that a port is in use: two sockets could both bind, and with SO_REUSEPORT this
             # gateway would silently share the traffic of another gateway of the same user.
-            with _bind(host, port) as probe:
+            with _bind(host, port, only_ipv6=only_ipv6) as probe:
                 probe.listen(1)
         for _ in range(count):
-            sockets.append(_bind(host, port, share=count > 1))
+            sockets.append(_bind(host, port, share=count > 1, only_ipv6=only_ipv6))
             port = int(sockets[0].getsockname()[1])
     except OSError as error:
         for sock in sockets:
@@ -65,12 +66,53 @@ def reserve(host: str, port: int, count: int = 1) -> list[socket.socket]:
     return sockets
 
 
-def for_clients(host: str, port: int, count: int = 1) -> list[socket.socket]:
+def for_clients(host: str, port: int, count: int = 1, *, only_ipv6: bool = False) -> list[socket.socket]:
     """Reserve the address of the listener, with an error text that names its option."""
     try:
-        return reserve(host, port, count)
+        return reserve(host, port, count, only_ipv6=only_ipv6)
     except PortTaken as error:
         raise PortTaken(f"{error}; choose another with --listen") from error
+
+
+def for_local_clients(path: str, mode: int) -> socket.socket:
+    """Bind a Unix socket with the permissions ``mode``. One that a process has left behind is replaced.
+
+    :raises PortTaken: if a process listens there, if another kind of file is there, or if the folder cannot be used.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        os.chmod(path, mode)  # nothing can connect before listen()
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "a process listens there, or another kind of file is there"
+        raise PortTaken(f"cannot listen on unix:{path}: {reason[:1].lower()}{reason[1:]}") from error
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a Unix socket on which no process listens."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
+                except BlockingIOError:
+                    pass  # its backlog is full
+
+
+def name_of(sock: socket.socket) -> tuple[str, int]:
+    """Return the host and port of a bound socket; for a Unix socket its path, and 0."""
+    name = sock.getsockname()
+    if isinstance(name, tuple):
+        return name[0], name[1]
+    return os.fsdecode(name), 0
 
 
 def for_admin(host: str, port: int) -> socket.socket:

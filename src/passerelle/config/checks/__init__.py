@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from passerelle.config.checks.guards import (
 )
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
+from passerelle.config.checks.listeners import WILDCARD_ADDRESSES, listener_findings, listener_hints, same_socket
 from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
@@ -52,6 +53,7 @@ from passerelle.config.models.config import Config, Part, Route, RouteCache, Ser
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import Jwt
+from passerelle.config.models.listeners import Listener, PassedSocket
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.units import duration_text
@@ -61,7 +63,6 @@ from passerelle.config.versions import version_services
 from passerelle.routing.paths import REST, Pattern, PatternError, Template
 from passerelle.routing.router import Router, RouteRule, specificity
 
-_WILDCARD_ADDRESSES = ("0.0.0.0", "::")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST_NAMES = 12
 _PARAMETER = re.compile(r"\{([^{}]*)\}")
@@ -80,7 +81,7 @@ class PartialRoute:
 class PartialConfig:
     """The input of the checks. A service that could not be built is None; its name is still known."""
 
-    listen: Address | None
+    listen: tuple[Listener, ...] | None
     admin: AdminPort | None
     services: dict[str, Service | None]
     routes: list[PartialRoute]
@@ -107,14 +108,15 @@ class PartialConfig:
 def errors(partial: PartialConfig) -> Iterator[Finding]:
     """Find everything that cannot work."""
     yield from _addresses(partial)
+    own = [each.address for each in partial.listen or ()]
     for name, service in partial.services.items():
         if service is not None:
-            yield from _service(name, service, partial.listen)
+            yield from _service(name, service, own)
             yield from balance.errors(name, service, partial.routes)
             yield from service_errors(name, service)
             yield from folder_errors(name, service)
             yield from version_errors(name, service, partial.services)
-            yield from _versions(name, service, partial.listen)
+            yield from _versions(name, service, own)
             yield from probe_errors(name, service)
             yield from target_errors(name, service)
     # "tls" counts as a source of credentials only if clients present certificates.
@@ -128,7 +130,7 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
     if partial.tls is not None:
         yield from listener_errors(partial.tls)
     if partial.sessions is not None:
-        yield from session_errors(partial.sessions, partial.listen)
+        yield from session_errors(partial.sessions, partial.listen or ())
     for block, kept in (("keys", partial.keys), ("sessions", partial.sessions)):
         if kept is not None:
             yield from store_errors(block, kept.store, "store" in given(kept), partial.blocks)
@@ -161,6 +163,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     now = datetime.now(UTC)
     if config.tls is not None:
         yield from listener_warnings(config.tls, now)
+    yield from listener_hints(config)
     used = {name for route in config.routes for name in services_of(route)}
     for name, service in config.services.items():
         if name not in used:
@@ -216,18 +219,12 @@ def table_finding(config: Config) -> Finding | None:
     return None
 
 
-def _same_socket(one: Address, other: Address) -> bool:
-    """Whether two addresses denote the same socket. Port 0 never does: it is another port each time."""
-    if one.port != other.port or one.port == 0:
-        return False
-    return one.host == other.host or bool({one.host, other.host} & set(_WILDCARD_ADDRESSES))
-
-
 def _addresses(partial: PartialConfig) -> Iterator[Finding]:
+    yield from listener_findings(partial.listen or (), partial.tls is not None or "tls" in partial.blocks)
     admin = partial.admin
     if admin is None:
         return
-    if partial.listen is not None and _same_socket(partial.listen, admin.listen):
+    if any(same_socket(each.address, admin.listen) for each in partial.listen or ()):
         yield Finding(("admin",), f"found {admin}, the address of listen; give it another port, or off")
     elif (exposed := exposed_admin(admin)) is not None:
         yield Finding(("admin",), exposed)
@@ -241,7 +238,7 @@ def exposed_admin(admin: AdminPort) -> str | None:
     return f"found {admin.listen}, which other machines can reach, without a token; write {example}, or use 127.0.0.1"
 
 
-def _service(name: str, service: Service, listen: Address | None) -> Iterator[Finding]:
+def _service(name: str, service: Service, listen: Sequence[Address]) -> Iterator[Finding]:
     loc: Loc = ("services", name)
     if service.run is not None and not any("{port}" in word for word in service.run):
         found = " ".join(service.run)
@@ -262,11 +259,11 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
         if isinstance(address, Lookup):
             if importlib.util.find_spec("dns") is None:
                 yield Finding(place, "dns+http needs dnspython: pip install 'passerelle[discovery]'")
-        elif listen is not None and address is not None and calls_gateway(address, listen):
+        elif address is not None and any(calls_gateway(address, each) for each in listen):
             yield Finding(place, f"found {address}, the gateway's own address; it would forward requests to itself")
 
 
-def _versions(name: str, service: Service, listen: Address | None) -> Iterator[Finding]:
+def _versions(name: str, service: Service, listen: Sequence[Address]) -> Iterator[Finding]:
     """Check each version as the service that it becomes."""
     for version, made in version_services(service).items():
         for finding in (*_service(name, made, listen), *service_errors(name, made), *folder_errors(name, made)):
@@ -292,11 +289,9 @@ def _ignored_weights(name: str, service: Service) -> Iterator[Finding]:
 
 def calls_gateway(target: Address, listen: Address) -> bool:
     """Return whether requests to ``target`` arrive at a gateway on this machine that listens on ``listen``."""
-    if target.port != listen.port:
+    if target.port != listen.port or isinstance(listen, PassedSocket):
         return False
-    return target.host == listen.host or (
-        listen.host in (*_WILDCARD_ADDRESSES, *_LOOPBACK) and target.host in _LOOPBACK
-    )
+    return target.host == listen.host or (listen.host in (*WILDCARD_ADDRESSES, *_LOOPBACK) and target.host in _LOOPBACK)
 
 
 def _route(each: PartialRoute, services: dict[str, Service | None], blocks: frozenset[str]) -> Iterator[Finding]:

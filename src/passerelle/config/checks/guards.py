@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from passerelle.config.models.addresses import Address
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.forward_auth import ForwardAuth
 from passerelle.config.models.jwt import SECRET_OCTETS, Jwt
+from passerelle.config.models.listeners import Listener
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.values import SHARED
 from passerelle.config.problems import Finding, Loc
@@ -109,11 +109,12 @@ def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
             yield Finding(("jwt", "secret"), message, at_key=True)
 
 
-def session_errors(sessions: Sessions, listen: Address | None) -> Iterator[Finding]:
+def session_errors(sessions: Sessions, listen: Sequence[Listener]) -> Iterator[Finding]:
     """Check ``sessions``."""
-    if sessions.insecure and listen is not None and listen.host not in _LOOPBACK:
+    others = [each.address for each in listen if each.address.host not in _LOOPBACK and not each.address.is_socket]
+    if sessions.insecure and others:
         message = (
-            f"found true with listen on {listen}; without Secure, anyone on the network path can take over a session"
+            f"found true with listen on {others[0]}; without Secure, anyone on the network path can take over a session"
         )
         yield Finding(("sessions", "insecure"), message)
     if sessions.idle > sessions.absolute:

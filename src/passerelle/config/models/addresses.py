@@ -130,7 +130,7 @@ def parse_url(found: object) -> object:
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; {allowed}")
     if found.startswith("unix:"):
-        return _socket(found)
+        return parse_socket(found)
     scheme, separator, rest = found.partition("://")
     if not separator:
         raise ValueError(f"found {found!r} without a scheme; {allowed}; did you mean http://{found}?")
@@ -152,7 +152,8 @@ def parse_url(found: object) -> object:
     return address.model_copy(update={"secure": secure, "path": path})
 
 
-def _socket(found: str) -> Address:
+def parse_socket(found: str) -> Address:
+    """Parse ``unix:/path``."""
     path = found.removeprefix("unix:")
     path = "/" + path.lstrip("/") if path.startswith("//") else path
     if not _SOCKET(path):
@@ -204,12 +205,6 @@ ServiceHost = Annotated[
     BeforeValidator(lambda found: found if found in ("client", "upstream") else parse_authority(found)),
     WithJsonSchema({"type": "string", "examples": ["client", "upstream", "shop.example.com"]}),
     Takes("`client`, `upstream`, or a host with an optional port"),
-]
-Listen = Annotated[
-    Address,
-    BeforeValidator(parse_listen),
-    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]}),
-    Takes("`host:port`"),
 ]
 Url = Annotated[
     Address,

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from passerelle.config.models import instance_source
 from passerelle.config.models.actions import Redirect, Respond, Static
-from passerelle.config.models.addresses import Address, Listen, Network, ServiceHost
+from passerelle.config.models.addresses import Address, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
 from passerelle.config.models.backup import S3, Backup, Keep
@@ -49,6 +49,7 @@ from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.instances import Instances
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
+from passerelle.config.models.listeners import DEFAULT_LISTENERS, Listener, Listeners
 from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
@@ -100,6 +101,7 @@ __all__ = [
     "Instances",
     "Keep",
     "Limits",
+    "Listener",
     "Login",
     "Model",
     "OnError",
@@ -448,9 +450,10 @@ class VersionPair(NamedTuple):
 class Config(Model):
     """The whole file: listener and process, services, and routes."""
 
-    listen: Listen = Field(
-        default=Address.model_construct(host="127.0.0.1", port=8080),
-        description="Address and port for clients; port 0 picks any free port.",
+    listen: Listeners = Field(
+        default=DEFAULT_LISTENERS,
+        min_length=1,
+        description="Address and port for clients, or several listeners; port 0 picks any free port.",
     )
     tls: ListenerTls | None = Field(
         default=None, description="TLS for clients; without it, the listener speaks plain HTTP."
@@ -579,9 +582,29 @@ class Config(Model):
         }
 
     @property
+    def main_listener(self) -> Listener:
+        """The first listener that forwards requests, where other programs reach the gateway."""
+        return next((each for each in self.listen if each.https_redirect is None), self.listen[0])
+
+    @property
+    def address(self) -> Address:
+        """The address of :attr:`main_listener`."""
+        return self.main_listener.address
+
+    def is_secure(self, listener: Listener) -> bool:
+        """Whether the clients of ``listener`` use TLS."""
+        return listener.is_secure(self.tls is not None)
+
+    def redirect_port(self, listener: Listener) -> int:
+        """The port to which ``listener`` redirects clients."""
+        if listener.https_port is not None:
+            return listener.https_port
+        return next((each.address.port for each in self.listen if each.address.port and self.is_secure(each)), 443)
+
+    @property
     def scheme(self) -> str:
         """The scheme of requests of clients."""
-        return "http" if self.tls is None else "https"
+        return "https" if self.is_secure(self.main_listener) else "http"
 
     @property
     def splits(self) -> dict[str, dict[str, int]]:

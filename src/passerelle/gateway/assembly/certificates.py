@@ -121,6 +121,7 @@ class Certificates:
     def __init__(self, config: Config, before: Certificates | None = None) -> None:
         self._listener: _LoadedContext | None = None
         self._services: dict[str, tuple[_LoadedContext, str | None]] = {}
+        # A listener may still use TLS between a reload without `tls` and the sockets that go with it.
         self._accept: Callable[[Listener], asyncio.Protocol] = ClientConnection
         tls = config.tls
         if tls is not None:
@@ -136,7 +137,7 @@ class Certificates:
                 self._services[name] = kept, found[1]
 
     def accept(self, listener: Listener) -> asyncio.Protocol:
-        """Create the protocol of a new client connection."""
+        """Create the protocol of a new client connection over TLS."""
         return self._accept(listener)
 
     def for_service(self, service: str) -> UpstreamTls | None:
@@ -161,7 +162,8 @@ class Certificates:
     @staticmethod
     def _handshaker(context: ssl.SSLContext) -> Callable[[Listener], asyncio.Protocol]:
         # Imported only where the listener uses TLS.
-        from passerelle.http1.server.tls import HandshakeFailureLog, TlsHandshake
+        from passerelle.http1.server.failure_log import FailureLog
+        from passerelle.http1.server.tls import TlsHandshake
 
-        failures = HandshakeFailureLog(_log.warning)
+        failures = FailureLog("tls: handshake with {} failed", _log.warning)
         return lambda listener: TlsHandshake(listener, context, failures)

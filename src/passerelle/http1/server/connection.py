@@ -48,7 +48,7 @@ class ClientConnection(ClientTimeouts):
         self._transport = cast(asyncio.Transport, transport)
         self._write = self._transport.write
         listener = self._listener
-        self.peer = peer_address(transport.get_extra_info("peername"))
+        self.peer = self.peer or peer_address(transport.get_extra_info("peername"))
         listener.accepted += 1
         self._since = listener.clock.now
         if listener.is_full or listener.draining:

@@ -13,12 +13,19 @@ from passerelle.http1.server.descriptor_limit import DescriptorLimit
 
 
 class Handshake(Protocol):
-    """A TLS handshake in progress."""
+    """A TLS handshake in progress, or a header of the PROXY protocol that is not complete."""
 
     peer: bytes
 
     def abort(self) -> None:
         """End the handshake and close its connection."""
+
+
+LOCAL_PEER = b"local"
+"""The client of a Unix socket, which has no address."""
+
+LOCAL_ADDRESS = b"127.0.0.1"
+"""The address that a client of a Unix socket has in lists, limits, logs and fields: it is on this machine."""
 
 
 def peer_address(name: object) -> bytes:
@@ -28,7 +35,7 @@ def peer_address(name: object) -> bytes:
     as on an IPv4 listener, in all lists of addresses, limits and logs.
     """
     if not isinstance(name, tuple):
-        return b"local"
+        return LOCAL_PEER
     return str(name[0]).removeprefix("::ffff:").encode("ascii")
 
 
@@ -82,7 +89,8 @@ class Listener:
     """State that all client connections of one worker share.
 
     ``accepted`` and ``refused`` count connections since the start. ``paused`` is the number of connections whose client
-    reads too slowly now. ``handshakes`` holds the TLS handshakes in progress.
+    reads too slowly now. ``handshakes`` holds the TLS handshakes in progress, ``headers`` the connections of proxies
+    whose header of the PROXY protocol is not complete, so that the client is not known.
     ``descriptors`` refuses connections where file descriptors run out; None for no such check.
     """
 
@@ -96,6 +104,7 @@ class Listener:
         "draining",
         "handler",
         "handshakes",
+        "headers",
         "limits",
         "paused",
         "refused",
@@ -108,6 +117,7 @@ class Listener:
         self._counts: dict[bytes, int] = {}  # open connections per client, if limited
         self.connections: set[ServerConnection] = set()
         self.handshakes: set[Handshake] = set()
+        self.headers: set[Handshake] = set()
         self.accepted = 0
         self.paused = 0
         self.refused = 0
@@ -132,8 +142,8 @@ class Listener:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many connections as allowed, handshakes included."""
-        return len(self.connections) + len(self.handshakes) >= self.limits.connections
+        """Whether there are as many connections as allowed, handshakes and headers included."""
+        return len(self.connections) + len(self.handshakes) + len(self.headers) >= self.limits.connections
 
     def admits(self, connection: ServerConnection) -> bool:
         """Add ``connection`` unless its client has reached its limit; return whether it was added."""
@@ -149,6 +159,13 @@ class Listener:
         if most is not None and not self._count(handshake.peer, most):
             return False
         self.handshakes.add(handshake)
+        return True
+
+    def admits_header(self, waiting: Handshake) -> bool:
+        """Add ``waiting``, a connection whose client is not known yet, unless there are as many as allowed."""
+        if self.is_full or self.draining:
+            return False
+        self.headers.add(waiting)
         return True
 
     def end_handshake(self, handshake: Handshake) -> None:
@@ -185,14 +202,14 @@ class Listener:
     def drain(self) -> None:
         """Close idle connections now, and each of the others after its current request."""
         self.draining = True
-        for handshake in list(self.handshakes):
+        for handshake in (*self.handshakes, *self.headers):
             handshake.abort()
         for connection in list(self.connections):
             connection.drain()
 
     async def wait_until_empty(self) -> None:
         """Wait until the last connection is closed."""
-        if self.connections or self.handshakes:
+        if self.connections or self.handshakes or self.headers:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
 
@@ -204,6 +221,6 @@ class Listener:
         self.check_empty()
 
     def check_empty(self) -> None:
-        """Wake :meth:`wait_until_empty` if no connection and no handshake is left."""
-        if self._emptied is not None and not self.connections and not self.handshakes:
+        """Wake :meth:`wait_until_empty` if no connection, no handshake and no header is left."""
+        if self._emptied is not None and not (self.connections or self.handshakes or self.headers):
             self._emptied.set()

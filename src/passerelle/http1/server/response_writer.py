@@ -261,6 +261,11 @@ class ResponseWriter(asyncio.Protocol, ABC):
         return self.peer.startswith(b"127.") or self.peer == b"::1"
 
     @property
+    def local_address(self) -> object:
+        """The address that the client has connected to, as :meth:`socket.socket.getsockname` returns it."""
+        return self._transport.get_extra_info("sockname") if self._transport is not None else None
+
+    @property
     def certificate(self) -> Mapping[str, Any] | None:
         """The client's verified TLS certificate; None on a plain connection."""
         return None

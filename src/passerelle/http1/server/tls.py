@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Mapping
-from time import monotonic
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from passerelle.http1.server.body_writer import BodyWriter
 from passerelle.http1.server.connection import LINGER_BYTES, ClientConnection
+from passerelle.http1.server.failure_log import FailureLog
 from passerelle.http1.server.listener import Listener, peer_address
 from passerelle.http1.server.timeouts import LINGER_SECONDS
 from passerelle.http1.tls_contexts import reason
@@ -24,33 +24,13 @@ if TYPE_CHECKING:
     import ssl
 
 
-# Minimum seconds between two log lines about failed handshakes: any client can cause as many as it likes.
-REPORT_INTERVAL = 10.0
-
-
-class HandshakeFailureLog:
-    """Log of failed handshakes, at most one line every :data:`REPORT_INTERVAL` seconds."""
-
-    def __init__(self, warn: Callable[[str], None], clock: Callable[[], float] = monotonic) -> None:
-        self._warn = warn
-        self._clock = clock
-        self._count = 0
-        self._since = -REPORT_INTERVAL
-
-    def add(self, peer: str, why: str) -> None:
-        """Record a failed handshake with ``peer``."""
-        self._count += 1
-        now = self._clock()
-        if now - self._since >= REPORT_INTERVAL:
-            more = f" ({self._count} since the last such line)" if self._count > 1 else ""
-            self._warn(f"tls: handshake with {peer} failed: {why}{more}")
-            self._count, self._since = 0, now
-
-
 class TlsHandshake(asyncio.Protocol):
-    """A client's connection during its handshake; a :class:`TlsClientConnection` takes over afterwards."""
+    """A client's connection during its handshake; a :class:`TlsClientConnection` takes over afterwards.
 
-    def __init__(self, listener: Listener, context: ssl.SSLContext, failures: HandshakeFailureLog) -> None:
+    ``peer`` is the address of the client, if it is known before the connection is made.
+    """
+
+    def __init__(self, listener: Listener, context: ssl.SSLContext, failures: FailureLog) -> None:
         self._listener = listener
         self._context = context
         self._failures = failures
@@ -63,7 +43,7 @@ class TlsHandshake(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         limits = listener.limits
-        self.peer = peer_address(transport.get_extra_info("peername"))
+        self.peer = self.peer or peer_address(transport.get_extra_info("peername"))
         scarce = listener.descriptors is not None and listener.descriptors.refuses(transport)
         if listener.is_full or scarce or listener.draining or not listener.admits_handshake(self):
             listener.accepted += 1
@@ -113,15 +93,15 @@ class TlsHandshake(asyncio.Protocol):
             self._failed("the client left")
             return
         connection = TlsClientConnection(self._listener, cast(asyncio.Transport, self._transport))
+        connection.peer = self.peer
         secured.set_protocol(connection)
         connection.connection_made(secured)
 
     def _failed(self, why: str) -> None:
-        name = self._transport.get_extra_info("peername") if self._transport is not None else None
         self._listener.accepted += 1
         self._listener.refused += 1
         if not self._listener.draining:
-            self._failures.add(peer_address(name).decode() if isinstance(name, tuple) else "a client", why)
+            self._failures.add(self.peer.decode(), why)
         self._listener.check_empty()
 
 
