@@ -1,0 +1,280 @@
+"""Conditions of routes: what a request must have beside its host, path and method.
+
+A condition is about one value of the request: a header field, a cookie, a parameter of the query, the address of the
+client or the media type of the body. Where a name occurs several times, there is still one value, so that two
+conditions with different values never hold for the same request:
+
+- lines of a field are joined with ", " (RFC 9110 §5.3), as a recipient may do anyway;
+- of cookies and of parameters with the same name, the first counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Literal, Protocol
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from passerelle.routing.linear_pattern import LinearPattern
+
+Network = IPv4Network | IPv6Network
+Source = Literal["header", "query", "cookie", "from", "content type"]
+
+
+class ConditionalRequest(Protocol):
+    """A request as conditions see it."""
+
+    def value(self, source: Source, name: bytes) -> bytes | None:
+        """Return the value of ``name`` (lower case for fields, empty for addresses and media types), or None."""
+
+
+class Test(Protocol):
+    """What a value must fulfil."""
+
+    def accepts(self, value: bytes) -> bool:
+        """Return whether ``value`` fulfils it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Is:
+    """One of ``values``."""
+
+    values: frozenset[bytes]
+
+    def accepts(self, value: bytes) -> bool:
+        """See :class:`Test`."""
+        return value in self.values
+
+    def __str__(self) -> str:
+        return f"is {_listed(self.values)}"
+
+
+@dataclass(frozen=True, slots=True)
+class BeginsWith:
+    """A value that begins with one of ``prefixes``."""
+
+    prefixes: tuple[bytes, ...]
+
+    def accepts(self, value: bytes) -> bool:
+        """See :class:`Test`."""
+        return value.startswith(self.prefixes)
+
+    def __str__(self) -> str:
+        return f"begins with {_listed(self.prefixes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """A value that ``pattern`` matches as a whole."""
+
+    pattern: LinearPattern
+
+    def accepts(self, value: bytes) -> bool:
+        """See :class:`Test`."""
+        return self.pattern.matches(value)
+
+    def __str__(self) -> str:
+        return f"matches {self.pattern.text!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Any value, also an empty one."""
+
+    def accepts(self, value: bytes) -> bool:
+        """See :class:`Test`."""
+        return True
+
+    def __str__(self) -> str:
+        return "is present"
+
+
+@dataclass(frozen=True, slots=True)
+class InNetworks:
+    """An address in one of ``networks``."""
+
+    networks: frozenset[Network]
+
+    def accepts(self, value: bytes) -> bool:
+        """See :class:`Test`."""
+        return _is_in(self.networks, value)
+
+    def __str__(self) -> str:
+        return f"is in {', '.join(sorted(map(str, self.networks)))}"
+
+
+@dataclass(frozen=True, slots=True)
+class MediaTypes:
+    """A media type (RFC 9110 §8.3.1) in lower case, one of ``types``, where ``text/*`` stands for all texts."""
+
+    types: frozenset[bytes]
+
+    def accepts(self, value: bytes) -> bool:
+        """See :class:`Test`."""
+        return value in self.types or value.partition(b"/")[0] + b"/*" in self.types
+
+    def __str__(self) -> str:
+        return f"is {_listed(self.types)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition on the value of ``name`` in ``source``; ``negated`` ones hold where the value is absent, too."""
+
+    source: Source
+    name: bytes
+    test: Is | BeginsWith | Matches | Present | InNetworks | MediaTypes
+    negated: bool = False
+
+    def holds(self, request: ConditionalRequest) -> bool:
+        """Return whether ``request`` meets it."""
+        value = request.value(self.source, self.name)
+        return (value is not None and self.test.accepts(value)) is not self.negated
+
+    def why_not(self, request: ConditionalRequest) -> str:
+        """Return why ``request`` does not meet it."""
+        value = request.value(self.source, self.name)
+        found = "it is absent" if value is None else f"it is {_text(value)!r}"
+        return f"{self.subject} {found}; the route needs that it {self._predicate}"
+
+    @property
+    def subject(self) -> str:
+        """What the condition is about."""
+        if self.source == "from":
+            return "client address"
+        return f"{self.source} {_text(self.name)}" if self.name else self.source
+
+    @property
+    def _predicate(self) -> str:
+        if not self.negated:
+            return str(self.test)
+        if isinstance(self.test, Present):
+            return "is absent"
+        verb, _, rest = str(self.test).partition(" ")
+        return f"is not {rest}" if verb == "is" else f"does not {verb.removesuffix('s').removesuffix('e')} {rest}"
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self._predicate}"
+
+
+def never_together(one: Condition, other: Condition) -> bool:
+    """Return whether no request can meet both. False where that is not certain."""
+    if (one.source, one.name) != (other.source, other.name):
+        return False
+    if one.negated and other.negated:
+        return False  # a request without the value meets both
+    if one.negated or other.negated:
+        positive, negative = (other, one) if one.negated else (one, other)
+        return _implies(positive.test, negative.test)
+    return _disjoint(one.test, other.test) or _disjoint(other.test, one.test)
+
+
+def _implies(one: object, other: object) -> bool:
+    """Return whether every value that fulfils ``one`` fulfils ``other``, as far as that is certain."""
+    if one == other or isinstance(other, Present):
+        return True
+    if isinstance(one, Is) and isinstance(other, Is | BeginsWith | Matches):
+        return all(other.accepts(value) for value in one.values)
+    if isinstance(one, BeginsWith) and isinstance(other, BeginsWith):
+        return all(each.startswith(other.prefixes) for each in one.prefixes)
+    if isinstance(one, Matches) and isinstance(other, Matches):
+        return other.pattern.includes(one.pattern)
+    if isinstance(one, InNetworks) and isinstance(other, InNetworks):
+        return all(any(_within(each, network) for network in other.networks) for each in one.networks)
+    if isinstance(one, MediaTypes) and isinstance(other, MediaTypes):
+        return all(other.accepts(each) for each in one.types)
+    return False
+
+
+def _within(inner: Network, outer: Network) -> bool:
+    if isinstance(inner, IPv4Network):
+        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and inner.subnet_of(outer)
+
+
+def _disjoint(one: object, other: object) -> bool:
+    """Return whether no value fulfils both, as far as that is certain."""
+    if isinstance(one, Is) and isinstance(other, Is | BeginsWith | Matches):
+        return not any(other.accepts(value) for value in one.values)
+    if isinstance(one, BeginsWith) and isinstance(other, BeginsWith):
+        return not any(a.startswith(b) or b.startswith(a) for a in one.prefixes for b in other.prefixes)
+    if isinstance(one, Matches) and isinstance(other, Matches):
+        return not one.pattern.overlaps(other.pattern)
+    if isinstance(one, InNetworks) and isinstance(other, InNetworks):
+        return not any(a.overlaps(b) for a in one.networks for b in other.networks if a.version == b.version)
+    if isinstance(one, MediaTypes) and isinstance(other, MediaTypes):
+        return not any(_meet(a, b) for a in one.types for b in other.types)
+    return False
+
+
+def _meet(one: bytes, other: bytes) -> bool:
+    if one.endswith(b"/*") or other.endswith(b"/*"):
+        return one.partition(b"/")[0] == other.partition(b"/")[0]
+    return one == other
+
+
+@lru_cache(maxsize=4096)
+def _is_in(networks: frozenset[Network], text: bytes) -> bool:
+    try:
+        address = ip_address(text.decode("ascii"))
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
+
+
+def media_type(content_type: bytes | None) -> bytes | None:
+    """Return the media type of a ``Content-Type`` field in lower case, without parameters; None without one."""
+    return None if content_type is None else content_type.partition(b";")[0].strip(b" \t").lower()
+
+
+@lru_cache(maxsize=1024)
+def cookie_finder(name: bytes) -> Callable[[bytes], bytes | None]:
+    """Return a function that finds the first cookie ``name`` in the joined values of ``Cookie`` fields.
+
+    It takes linear time: a position is the beginning of a cookie at most once.
+    """
+    search = re.compile(rb"(?:\A|;)[ \t]*+%b=([^;]*+)" % re.escape(name)).search
+
+    def find(values: bytes) -> bytes | None:
+        found = search(values)
+        return found[1].rstrip(b" \t") if found is not None else None
+
+    return find
+
+
+def parameter(query: bytes, name: bytes) -> bytes | None:
+    """Return the decoded value of the first parameter ``name`` in a ``query`` without ``?``, or None.
+
+    Names and values are decoded as forms are: "+" is a blank, %XX an octet. A parameter without "=" is empty.
+    """
+    if b"%" not in query and b"+" not in query and name not in query:
+        return None
+    for pair in query.split(b"&"):
+        found, _, value = pair.partition(b"=")
+        if found == name or _decoded(found) == name:
+            return _decoded(value)
+    return None
+
+
+def _decoded(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" ")) if b"%" in text or b"+" in text else text
+
+
+def canonical_text(conditions: Iterable[Condition]) -> str:
+    """Return a text that is equal for equal sets of conditions, whatever their order."""
+    return "\n".join(sorted(str(condition) for condition in conditions))
+
+
+def _listed(values: Iterable[bytes]) -> str:
+    return " or ".join(repr(_text(value)) for value in sorted(values))
+
+
+def _text(value: bytes) -> str:
+    """Return a value as text, with octets that cannot be shown escaped, and cut off where it is long."""
+    shown = value.decode("ascii") if value.isascii() and value.decode().isprintable() else quote_from_bytes(value, " ")
+    return shown if len(shown) <= 80 else shown[:77] + "..."
