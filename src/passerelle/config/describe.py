@@ -28,6 +28,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
     return {
         **{key: _number(getattr(route, key)) for key, field in Route.model_fields.items() if _is_number(field)},
         "body": config.body_limit(route),
+        "match": [str(condition) for condition in route.conditions],
         "guards": describe_guards(route),
         "headers": describe_headers(config, route),
         "cache": describe_cache(route.cache),

@@ -11,9 +11,10 @@ conditions with different values never hold for the same request:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Literal, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -21,6 +22,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from passerelle.routing.linear_pattern import LinearPattern
 
 Network = IPv4Network | IPv6Network
+# Names of fields and cookies whose values may be secrets, such as the one that a content delivery network adds.
+_SECRET = re.compile(rb"auth|cred|key|pass|secret|sign|token|verify", re.IGNORECASE).search
 Source = Literal["header", "query", "cookie", "from", "content type"]
 
 
@@ -137,8 +140,8 @@ class Condition:
     def why_not(self, request: ConditionalRequest) -> str:
         """Return why ``request`` does not meet it."""
         value = request.value(self.source, self.name)
-        found = "it is absent" if value is None else f"it is {_text(value)!r}"
-        return f"{self.subject} {found}; the route needs that it {self._predicate}"
+        found = "is absent" if value is None else f"is {_cut(_text(value))!r}"
+        return f"{self.subject} {found}; the route is for requests where it {self._predicate}"
 
     @property
     def subject(self) -> str:
@@ -149,6 +152,8 @@ class Condition:
 
     @property
     def _predicate(self) -> str:
+        if self.source in ("header", "cookie") and _SECRET(self.name) and not isinstance(self.test, Present):
+            return f"{'does not have' if self.negated else 'has'} a value that is not shown, as it may be a secret"
         if not self.negated:
             return str(self.test)
         if isinstance(self.test, Present):
@@ -170,6 +175,17 @@ def never_together(one: Condition, other: Condition) -> bool:
         positive, negative = (other, one) if one.negated else (one, other)
         return _implies(positive.test, negative.test)
     return _disjoint(one.test, other.test) or _disjoint(other.test, one.test)
+
+
+def implies(one: Condition, other: Condition) -> bool:
+    """Return whether every request that meets ``one`` meets ``other``, as far as that is certain."""
+    if (one.source, one.name) != (other.source, other.name):
+        return False
+    if not one.negated and not other.negated:
+        return _implies(one.test, other.test)
+    if one.negated and other.negated:
+        return _implies(other.test, one.test)
+    return not one.negated and _disjoint(one.test, other.test)
 
 
 def _implies(one: object, other: object) -> bool:
@@ -227,9 +243,40 @@ def _is_in(networks: frozenset[Network], text: bytes) -> bool:
     return any(address in network for network in networks)
 
 
-def media_type(content_type: bytes | None) -> bytes | None:
-    """Return the media type of a ``Content-Type`` field in lower case, without parameters; None without one."""
-    return None if content_type is None else content_type.partition(b";")[0].strip(b" \t").lower()
+class RoutedRequest:
+    """A request as conditions see it. Values are read when a condition needs them.
+
+    ``named`` returns the values of all lines of a field (lower case); ``query`` has no ``?``.
+    """
+
+    __slots__ = ("_address", "_cookies", "_named", "_query")
+
+    def __init__(
+        self, named: Callable[[bytes], Sequence[bytes]], query: bytes, address: Callable[[], bytes | None]
+    ) -> None:
+        self._named = named
+        self._query = query
+        self._address = address
+        self._cookies: bytes | None = None
+
+    def value(self, source: Source, name: bytes) -> bytes | None:
+        """See :class:`ConditionalRequest`."""
+        if source == "header":
+            return self._field(name)
+        if source == "query":
+            return parameter(self._query, name)
+        if source == "cookie":
+            if self._cookies is None:
+                self._cookies = b";".join(self._named(b"cookie"))
+            return cookie_finder(name)(self._cookies)
+        if source == "from":
+            return self._address()
+        content_type = self._field(b"content-type")
+        return None if content_type is None else content_type.partition(b";")[0].strip(b" \t").lower()
+
+    def _field(self, name: bytes) -> bytes | None:
+        values = self._named(name)
+        return b", ".join(values) if values else None
 
 
 @lru_cache(maxsize=1024)
@@ -267,7 +314,28 @@ def _decoded(text: bytes) -> bytes:
 
 def canonical_text(conditions: Iterable[Condition]) -> str:
     """Return a text that is equal for equal sets of conditions, whatever their order."""
-    return "\n".join(sorted(str(condition) for condition in conditions))
+    return "\n".join(sorted(f"{each.source} {each.name!r} {each.negated} {each.test}" for each in conditions))
+
+
+def digest_of(conditions: Iterable[Condition]) -> str:
+    """Return a suffix for the name of a route, with the subjects of its conditions; empty without any."""
+    conditions = tuple(conditions)
+    if not conditions:
+        return ""
+    subjects = ",".join(sorted({f"{each.source.replace(' ', '-')}{_name(each.name)}" for each in conditions}))
+    return f"[{subjects}~{blake2b(canonical_text(conditions).encode(), digest_size=4).hexdigest()}]"
+
+
+_SUFFIX = re.compile(r"\[[^\[\]]*~[0-9a-f]{8}\]\Z")
+
+
+def path_of_label(text: str) -> str:
+    """Return ``text`` without the suffix of :func:`digest_of`."""
+    return _SUFFIX.sub("", text)
+
+
+def _name(name: bytes) -> str:
+    return f":{quote_from_bytes(name, '')}" if name else ""
 
 
 def _listed(values: Iterable[bytes]) -> str:
@@ -275,6 +343,9 @@ def _listed(values: Iterable[bytes]) -> str:
 
 
 def _text(value: bytes) -> str:
-    """Return a value as text, with octets that cannot be shown escaped, and cut off where it is long."""
-    shown = value.decode("ascii") if value.isascii() and value.decode().isprintable() else quote_from_bytes(value, " ")
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    """Return a value as text, with octets that cannot be shown escaped."""
+    return value.decode() if value.isascii() and value.decode().isprintable() else quote_from_bytes(value, " ")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."

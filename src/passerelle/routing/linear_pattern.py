@@ -3,8 +3,8 @@
 The language is the regular part of the usual expressions: characters, ``.``, classes, ``\\d`` and ``\\w``, groups,
 alternatives, ``?``, ``*``, ``+`` and ``{m,n}``. A pattern matches the whole value. It is compiled to a deterministic
 automaton, which takes one step for each octet: nothing is tried twice, so no value can take longer than its length
-(``docs/decisions/030-matching.md``). The automaton also answers what :mod:`re` cannot: whether two patterns have a value
-in common, and whether one of them includes the other.
+(``docs/decisions/030-matching.md``). The automaton also answers what :mod:`re` cannot: whether two patterns have a
+value in common, and whether one of them includes the other.
 """
 
 from __future__ import annotations
@@ -336,9 +336,8 @@ def _determinized(automaton: _Automaton) -> tuple[bytes, list[tuple[int, ...]], 
     """Return the class of each octet, and for each state what follows by class, and whether it accepts."""
     sets = list({step[0] for step in automaton.steps if step is not None})
     signatures: dict[tuple[bool, ...], int] = {}
-    classes = bytes(
-        signatures.setdefault(tuple(octet in each for each in sets), len(signatures)) for octet in range(256)
-    )
+    memberships = (tuple(octet in each for each in sets) for octet in range(256))
+    classes = bytes(signatures.setdefault(membership, len(signatures)) for membership in memberships)
     members = [classes.index(number) for number in range(len(signatures))]  # an octet of each class
     start = automaton.closure({automaton.start})
     numbers, order = {start: 0}, [start]

@@ -195,6 +195,15 @@ class Segment:
         constraint = f":{PARAMETER_TYPES.get(self.constraint, self.constraint)}" if self.constraint else ""
         return (self.text, f"{{{constraint}}}", "{*}")[self.kind]
 
+    def overlaps(self, other: Segment) -> bool:
+        """Return whether both match one segment; neither is the rest of a path."""
+        if self.kind == LITERAL and other.kind == LITERAL:
+            return self.text == other.text
+        if LITERAL in (self.kind, other.kind):
+            literal, pattern = (self, other.pattern) if self.kind == LITERAL else (other, self.pattern)
+            return bool(literal.text) and (pattern is None or pattern.matches(literal.text.encode()))
+        return self.pattern is None or other.pattern is None or self.pattern.overlaps(other.pattern)
+
     @property
     def rank(self) -> tuple[int, bool, tuple[int, ...], str]:
         """A sort key: the segment with the lower key is more specific."""
@@ -259,6 +268,17 @@ class Pattern:
         """The pattern without the constraints of its parameters."""
         return "".join(f"/{Segment(s.kind, s.text)}" for s in self.segments)
 
+    def overlaps(self, other: Pattern) -> bool:
+        """Return whether a path exists that both patterns match."""
+        for index in range(max(len(self.segments), len(other.segments))):
+            left = self.segments[index] if index < len(self.segments) else None
+            right = other.segments[index] if index < len(other.segments) else None
+            if (left and left.kind == REST) or (right and right.kind == REST):
+                return True
+            if left is None or right is None or not left.overlaps(right):
+                return False
+        return True
+
     def __str__(self) -> str:
         return "".join(f"/{segment}" for segment in self.segments)
 
@@ -308,7 +328,7 @@ def _constraint(part: str, name: str, text: str) -> str:
     types = ", ".join(PARAMETER_TYPES)
     if re.fullmatch(r"[A-Za-z_]*", text):
         raise PatternError(
-            f"found {part!r}; allowed after the colon are {types}, a pattern such as [a-z-]+, and alternatives such as a|b"
+            f"found {part!r}; allowed after the colon is {types}, a pattern such as [a-z-]+, or alternatives as a|b"
         )
     if " " in text:
         raise PatternError(f"found {part!r}; a segment of a path has no blanks")

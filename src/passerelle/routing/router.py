@@ -136,7 +136,7 @@ class _Table:
 
         Return whether any rule has conditions.
         """
-        conditional = any([leaf.seal() for leaf in self.leaves])
+        conditional = sum(leaf.seal() for leaf in self.leaves) > 0
         self.literals = {path: leaf for path, leaf in self.static.items() if b"%2F" not in path}
         self._find_usual(self.root, b"")
         steps = _worst_case(self.root)
@@ -213,7 +213,7 @@ class Router:
             tables.setdefault(rule.host, _Table()).add(rule)
             if rule.keeps_slashes:
                 self._keeping_slashes.append(rule.value)
-        self.conditional = any([table.seal() for table in tables.values()])
+        self.conditional = sum(table.seal() for table in tables.values()) > 0
         """Whether any rule has conditions."""
         everywhere: tuple[_Table, ...] = (tables.pop(None),)
         wildcards = {host[2:]: table for host, table in tables.items() if host is not None and host.startswith(b"*.")}
@@ -266,16 +266,31 @@ class Router:
                     if not entry.rule.conditions:
                         return
 
+    def all_matches(self, host: bytes, method: bytes, path: bytes) -> list[RouteMatch]:
+        """Return the matches of all routes that may serve a request, whatever its conditions. See :meth:`match`."""
+        match = self.match(host, method, path)
+        if match.value is not None or not self.conditional:
+            return [match]
+        return [match for _, match in self.matches(host, method, path)] or [match]
+
     def keeps_slashes(self, match: RouteMatch) -> bool:
         """Return whether the route of ``match`` keeps encoded slashes."""
         return any(match.value is each for each in self._keeping_slashes)
 
-    def refusal(self, host: bytes, path: bytes, judge: Callable[[RouteRule], bool]) -> RouteMatch:
-        """Return the result for 405 or 404, where ``judge`` finds whether the conditions of a rule hold."""
+    def choose(self, host: bytes, method: bytes, path: bytes, holds: Callable[[Condition], bool]) -> RouteMatch:
+        """Return the most specific match whose conditions hold, or the result for 405 or 404. See :meth:`match`.
+
+        The methods for 405 are those of rules whose conditions hold.
+        """
+        for rule, match in self.matches(host, method, path):
+            if all(map(holds, rule.conditions)):
+                return match
         allowed: set[bytes] = set()
         for table in self._cached_chains.get(host) or self._chain(host):
             for leaf, _ in _leaves(table, path):
-                allowed |= {name for name in leaf.methods if any(judge(e.rule) for e in leaf.candidates(name))}
+                for name in leaf.methods:
+                    if any(all(map(holds, entry.rule.conditions)) for entry in leaf.candidates(name)):
+                        allowed.add(name)
         return RouteMatch(None, {}, tuple(sorted(allowed))) if allowed else NOT_FOUND
 
     def match_usual(self, host: bytes, method: bytes, path: bytes) -> RouteMatch | None:

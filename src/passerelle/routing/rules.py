@@ -84,6 +84,7 @@ class Undecided(Entry):
         self.match = CONDITIONAL
 
     def filled(self, segments: list[bytes]) -> RouteMatch:
+        """See :meth:`Entry.filled`."""
         return CONDITIONAL
 
 
@@ -102,6 +103,7 @@ class RouteLeaf:
         self._by_method: dict[bytes, tuple[Entry, ...]] = {}
 
     def add(self, rule: RouteRule, pattern: Pattern) -> None:
+        """Add a rule; raise ``ValueError`` if another one matches the same requests."""
         for other in self._entries:
             if set(other.rule.conditions) == set(rule.conditions):
                 both = other.rule.methods if rule.methods is None else rule.methods & (other.rule.methods or set())

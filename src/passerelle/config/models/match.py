@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from pydantic.json_schema import WithJsonSchema
 
-from passerelle.config.models.addresses import Network, parse_network
+from passerelle.config.models.addresses import parse_network
 from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.values import Text, is_token
 from passerelle.config.reading.wording import describe, hint
@@ -83,7 +83,7 @@ def _only(found: dict[Any, Any], allowed: tuple[str, ...]) -> tuple[str, object]
 
 
 def _texts(found: object) -> list[bytes]:
-    values = found if isinstance(found, list | tuple) else [found]
+    values: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
     if not 1 <= len(values) <= MOST_VALUES:
         raise ValueError(f"found {len(values)} values; a condition lists 1 to {MOST_VALUES}")
     for value in values:
@@ -111,7 +111,7 @@ def parse_clients(found: object) -> ValueCondition:
     values = listed if isinstance(listed, list | tuple) else [listed]
     if not values:
         raise ValueError("found an empty list; allowed are addresses and networks such as 10.0.0.0/8")
-    return ValueCondition(InNetworks(frozenset(parse_network(value) for value in values)), negated)
+    return ValueCondition(InNetworks(frozenset(map(parse_network, values))), negated)
 
 
 _MEDIA_TYPE = re.compile(r"[!#$%&'+.^_`|~0-9a-z-]+/(?:\*|[!#$%&'+.^_`|~0-9a-z-]+)").fullmatch
@@ -171,13 +171,19 @@ _VALUE_SCHEMA = {
         },
     ]
 }
-Value = Annotated[ValueCondition, BeforeValidator(parse_value), WithJsonSchema(_VALUE_SCHEMA)]
+Value = Annotated[ValueCondition, PlainValidator(parse_value), WithJsonSchema(_VALUE_SCHEMA)]
 _CONDITIONS = Takes("mapping of names to [conditions](#conditions)")
 ClientCondition = Annotated[
-    ValueCondition, BeforeValidator(parse_clients), WithJsonSchema(_NEGATABLE), Takes("address range, list, or `{not: …}`")
+    ValueCondition,
+    PlainValidator(parse_clients),
+    WithJsonSchema(_NEGATABLE),
+    Takes("address range, list, or `{not: …}`"),
 ]
 TypeCondition = Annotated[
-    ValueCondition, BeforeValidator(parse_media_types), WithJsonSchema(_NEGATABLE), Takes("media type, list, or `{not: …}`")
+    ValueCondition,
+    PlainValidator(parse_media_types),
+    WithJsonSchema(_NEGATABLE),
+    Takes("media type, list, or `{not: …}`"),
 ]
 
 
@@ -212,7 +218,8 @@ class Match(Model):
     @model_validator(mode="after")
     def _is_complete(self) -> Match:
         if not self.conditions:
-            raise ValueError("found no condition; at least one of headers, query, cookies, clients, content_type is needed")
+            keys = ", ".join(Match.model_fields)
+            raise ValueError(f"found no condition; at least one of {keys} is needed")
         names = [name.lower() for name in self.headers]
         for name in names:
             if names.count(name) > 1:
