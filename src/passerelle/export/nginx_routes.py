@@ -55,7 +55,11 @@ def accepted_methods(item: RouteExport) -> frozenset[str] | None:
 
 
 def servers(routes: tuple[RouteExport, ...]) -> list[Server]:
-    """Return a server for each host; ``routes`` are in order of precedence. The one for other hosts is the first."""
+    """Return a server for each host; ``routes`` are in order of precedence. The one for other hosts is the first.
+
+    Routes with conditions are left out: their requests go where requests that do not meet the conditions go.
+    """
+    routes = tuple(item for item in routes if not item.route.conditions)
     hosts = sorted({host for item in routes for host in item.route.hosts if host is not None})
     return [_server(host, routes) for host in (None, *hosts)]
 

@@ -141,7 +141,7 @@ class Condition:
         """Return why ``request`` does not meet it."""
         value = request.value(self.source, self.name)
         found = "is absent" if value is None else f"is {_cut(_text(value))!r}"
-        return f"{self.subject} {found}; the route is for requests where it {self._predicate}"
+        return f"{self.subject} {found} (needed: {self._predicate})"
 
     @property
     def subject(self) -> str:

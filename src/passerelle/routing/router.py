@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from passerelle.routing.conditions import Condition
 from passerelle.routing.linear_pattern import LinearPattern
 from passerelle.routing.paths import (
     LITERAL,

@@ -124,8 +124,8 @@ def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
     if match.value is None and router.conditional:
         match = router.choose(request.host, request.method, canonical, request.meets)
         if b"%2F" in canonical and not router.keeps_slashes(match):
-            failure = EncodedSlashError()
-            return result | {"status": failure.status, "reason": f"{failure.title.lower()}: {failure.detail}"}
+            slash = EncodedSlashError()
+            return result | {"status": slash.status, "reason": f"{slash.title.lower()}: {slash.detail}"}
     if match.value is None:
         refusal = Failure(Kind.METHOD_NOT_ALLOWED if match.allowed else Kind.NO_ROUTE)
         result |= {"status": refusal.status, "reason": refusal.title.lower()}

@@ -40,7 +40,9 @@ from passerelle.config.models.headers import (
     Cors,
     OptionalSecurityHeaders,
     RequestHeaders,
+    RequestWhen,
     ResponseHeaders,
+    ResponseWhen,
     SecurityHeaders,
 )
 from passerelle.config.models.health import Health
@@ -112,9 +114,11 @@ __all__ = [
     "RateLimit",
     "Redirect",
     "RequestHeaders",
+    "RequestWhen",
     "Require",
     "Respond",
     "ResponseHeaders",
+    "ResponseWhen",
     "Retries",
     "Rollout",
     "RolloutShadow",

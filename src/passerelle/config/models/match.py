@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -11,6 +10,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from passerelle.config.models.addresses import parse_network
 from passerelle.config.models.base import Model, Takes
+from passerelle.config.models.headers import check_media_type
 from passerelle.config.models.values import Text, is_token
 from passerelle.config.reading.wording import describe, hint
 from passerelle.routing.conditions import BeginsWith, Condition, InNetworks, Is, Matches, MediaTypes, Present, Source
@@ -114,19 +114,13 @@ def parse_clients(found: object) -> ValueCondition:
     return ValueCondition(InNetworks(frozenset(map(parse_network, values))), negated)
 
 
-_MEDIA_TYPE = re.compile(r"[!#$%&'+.^_`|~0-9a-z-]+/(?:\*|[!#$%&'+.^_`|~0-9a-z-]+)").fullmatch
-
-
 def parse_media_types(found: object) -> ValueCondition:
     """Parse a list of media types, or ``{not: …}`` with one."""
     if isinstance(found, ValueCondition):
         return found
     listed, negated = _negatable(found)
-    types = [value.decode().lower() for value in _texts(listed)]
-    for value in types:
-        if not _MEDIA_TYPE(value):
-            raise ValueError(f"found {value!r}; allowed is a media type such as application/json, or text/*")
-    return ValueCondition(MediaTypes(frozenset(value.encode() for value in types)), negated)
+    types = frozenset(check_media_type(value.decode()).encode() for value in _texts(listed))
+    return ValueCondition(MediaTypes(types), negated)
 
 
 def _matched_field(text: str) -> str:
