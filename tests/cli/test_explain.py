@@ -289,6 +289,7 @@ TOLD: dict[str, Any] = {
     "path": "/b",
     "host": "a.example",
     "methods": ["GET"],
+    "match": {"query": {"a": {"present": False}}},
     "service": "other",
     "compose": {"a": {"service": "u", "path": "/a"}},
     "redirect": "/new",

@@ -24,6 +24,7 @@ IN_FRONT = Coverage(
         **_all(_YES, "Route.tunnel_idle_timeout"),
         "Config.trusted_proxies": Exported("must contain the address of nginx if a key uses the address of the client"),
         "Route.clients": Exported("needs `trusted_proxies`"),
+        "Match.clients": Exported("needs `trusted_proxies`"),
         "Route.rate_limit": Exported("`by: address` needs `trusted_proxies`"),
         "RateLimit.by": Exported("`address` needs `trusted_proxies`"),
         "Limits.connections_per_address": Lost("all connections come from nginx; limit them there with limit_conn"),

@@ -130,7 +130,7 @@ class RouteLeaf:
 
     def _ordered(self, method: bytes) -> tuple[Entry, ...]:
         ranked = [
-            ((-entry.rule.priority, rank, -len(entry.rule.conditions)), number)
+            ((-entry.rule.priority, rank, -len(entry.rule.conditions), canonical_text(entry.rule.conditions)), number)
             for number, entry in enumerate(self._entries)
             if (rank := _rank(entry.rule.methods, method)) is not None
         ]
