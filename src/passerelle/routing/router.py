@@ -416,12 +416,53 @@ def _walk(node: _TrieNode, segments: list[bytes], method: bytes) -> RouteMatch |
 
 
 def _walk_constrained(node: _TrieNode, segments: list[bytes], method: bytes) -> RouteMatch | None:
-    """Search a trie with constrained parameters as :func:`_walk` does; tables without any need not look for them."""
-    for leaf in _visit(node, segments):
-        entry = leaf.methods.get(method) or leaf.any
-        if entry is not None:
+    """Search a trie with constrained parameters.
+
+    The steps are those of :func:`_walk`, which does not look for constraints: tables without any do not pay for them.
+    """
+    count = len(segments)
+    if count < 2 or segments[0]:
+        return None
+    index = 1
+    others: list[tuple[_TrieNode, int, RouteLeaf | None]] = []
+    while True:
+        leaf: RouteLeaf | None = None
+        if index < count:
+            segment = segments[index]
+            following = node.literals.get(segment)
+            if node.rest is not None:
+                others.append((node, index, node.rest))
+            index += 1
+            if segment:
+                if node.constrained:
+                    branches = [] if following is None else [following]
+                    for pattern, child in node.constrained:
+                        if pattern.matches(segment):
+                            branches.append(child)
+                    if node.param is not None:
+                        branches.append(node.param)
+                    following = branches[0] if branches else None
+                    for child in branches[:0:-1]:
+                        others.append((child, index, None))
+                elif following is None:
+                    following = node.param
+                elif node.param is not None:
+                    others.append((node.param, index, None))
+            if following is not None:
+                node = following
+                continue
+        else:
+            leaf = node.leaf
+            if node.rest is not None:
+                others.append((node, index, node.rest))
+        while leaf is None or (entry := leaf.methods.get(method) or leaf.any) is None:
+            if not others:
+                return None
+            node, index, leaf = others.pop()
+            if leaf is None:
+                break
+        else:
             return entry.filled(segments)
-    return None
 
 
 def _leaves(table: _Table, path: bytes) -> Iterator[tuple[RouteLeaf, list[bytes]]]:
