@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Columns that a narrow terminal shows in any case, and the others, the least important first.
 _ALWAYS = ("METHODS", "PATH", "SERVICE", "REWRITE")
-_LEAST = ("KEY", "BODY", "ATTEMPTS", "TIMEOUT")
+_LEAST = ("KEY", "BODY", "ATTEMPTS", "TIMEOUT", "PRIORITY", "MATCH")
 
 
 @click.command(short_help="Print the route table.")

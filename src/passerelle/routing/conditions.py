@@ -24,7 +24,7 @@ from passerelle.routing.linear_pattern import LinearPattern
 Network = IPv4Network | IPv6Network
 # Names of fields and cookies whose values may be secrets, such as the one that a content delivery network adds.
 _SECRET = re.compile(rb"auth|cred|key|pass|secret|sign|token|verify", re.IGNORECASE).search
-Source = Literal["header", "query", "cookie", "from", "content type"]
+Source = Literal["header", "query", "cookie", "client", "content type"]
 
 
 class ConditionalRequest(Protocol):
@@ -146,7 +146,7 @@ class Condition:
     @property
     def subject(self) -> str:
         """What the condition is about."""
-        if self.source == "from":
+        if self.source == "client":
             return "client address"
         return f"{self.source} {_text(self.name)}" if self.name else self.source
 
@@ -264,12 +264,12 @@ class RoutedRequest:
         if source == "header":
             return self._field(name)
         if source == "query":
-            return parameter(self._query, name)
+            return parameter_finder(name)(self._query)
         if source == "cookie":
             if self._cookies is None:
                 self._cookies = b";".join(self._named(b"cookie"))
             return cookie_finder(name)(self._cookies)
-        if source == "from":
+        if source == "client":
             return self._address()
         content_type = self._field(b"content-type")
         return None if content_type is None else content_type.partition(b";")[0].strip(b" \t").lower()
@@ -294,18 +294,29 @@ def cookie_finder(name: bytes) -> Callable[[bytes], bytes | None]:
     return find
 
 
-def parameter(query: bytes, name: bytes) -> bytes | None:
-    """Return the decoded value of the first parameter ``name`` in a ``query`` without ``?``, or None.
+@lru_cache(maxsize=1024)
+def parameter_finder(name: bytes) -> Callable[[bytes], bytes | None]:
+    """Return a function that finds the decoded value of the first parameter ``name`` in a query without ``?``.
 
-    Names and values are decoded as forms are: "+" is a blank, %XX an octet. A parameter without "=" is empty.
+    Names and values are decoded as forms are: "+" is a blank, %XX an octet. A parameter without "=" is empty. All
+    spellings of the name are searched for, so that the names in a query need not be decoded; that takes linear time.
     """
-    if b"%" not in query and b"+" not in query and name not in query:
-        return None
-    for pair in query.split(b"&"):
-        found, _, value = pair.partition(b"=")
-        if found == name or _decoded(found) == name:
-            return _decoded(value)
-    return None
+    spellings = b"".join(_spellings(octet) for octet in name)
+    search = re.compile(rb"(?:\A|&)%b(?:=([^&]*+)|(?=&|\Z))" % spellings).search
+
+    def find(query: bytes) -> bytes | None:
+        found = search(query)
+        return _decoded(found[1] or b"") if found is not None else None
+
+    return find
+
+
+def _spellings(octet: int) -> bytes:
+    """Return a pattern for the ways in which forms write an octet of a name."""
+    digits = b"".join(b"[%c%c]" % (digit, ord(chr(digit).lower())) for digit in b"%02X" % octet)
+    if octet in b"&=+%":
+        return b"%%%b" % digits
+    return b"(?:%b|%%%b)" % (rb"\+" if octet == 0x20 else re.escape(bytes((octet,))), digits)
 
 
 def _decoded(text: bytes) -> bytes:

@@ -2,6 +2,8 @@
 
 Routing, guards, cache keys and the upstream's request line all use the result of :func:`canonical_path`, so no two of
 them can interpret a path differently (RFC 3986 §6.2.2).
+
+The file is longer than 400 lines because patterns and templates follow from what the canonical form allows.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def match_warnings(config: Config) -> Iterator[Finding]:
     """Find routes that no request reaches, priorities without an effect, and preflights of other routes."""
     places: list[Place] = [(("routes", index), route) for index, route in enumerate(config.routes)]
     groups = _groups(places)
+    shared = {loc for group in groups.values() if len(group) > 1 for loc, _ in group}
     hidden: dict[Loc, list[Loc | None]] = defaultdict(list)
     for group in groups.values():
         for loc, route in group:
@@ -51,7 +52,7 @@ def match_warnings(config: Config) -> Iterator[Finding]:
         if first is not None and None not in hidden[loc]:
             message = f"no request reaches the route: {key_of(first)} comes first, and takes them all"
             yield Finding((*loc, "path"), message)
-        if route.priority and all(len(group) == 1 for group in groups.values() if (loc, route) in group):
+        if route.priority and loc not in shared:
             yield Finding((*loc, "priority"), "without an effect: no other route has the same host and path")
     for group in groups.values():
         for (first, one), (loc, other) in itertools.pairwise(group):

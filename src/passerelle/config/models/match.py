@@ -226,7 +226,7 @@ class Match(Model):
         found = [_condition("header", name.lower(), value) for name, value in self.headers.items()]
         found += [_condition("query", name, value) for name, value in self.query.items()]
         found += [_condition("cookie", name, value) for name, value in self.cookies.items()]
-        found += [_condition("from", "", self.clients)] if self.clients is not None else []
+        found += [_condition("client", "", self.clients)] if self.clients is not None else []
         found += [_condition("content type", "", self.content_type)] if self.content_type is not None else []
         return tuple(found)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import product
 from typing import Any, Final
@@ -149,7 +150,10 @@ def _may_meet(one: Route, other: Route) -> bool:
     hosts = product(one.host, other.host) if one.host is not None and other.host is not None else ()
     if hosts and not any(_same_hosts(*pair) for pair in hosts):
         return False
-    return Pattern.parse(one.path).overlaps(Pattern.parse(other.path))
+    return _parsed(one.path).overlaps(_parsed(other.path))
+
+
+_parsed = lru_cache(maxsize=1024)(Pattern.parse)
 
 
 def _same_hosts(one: str, other: str) -> bool:
