@@ -289,6 +289,7 @@ TOLD: dict[str, Any] = {
     "path": "/b",
     "host": "a.example",
     "methods": ["GET"],
+    "match": {"query": {"a": {"present": False}}},
     "service": "other",
     "compose": {"a": {"service": "u", "path": "/a"}},
     "redirect": "/new",
@@ -464,3 +465,58 @@ def test_actions_are_shown(run: Run) -> None:
     assert "static: /, index index.html, otherwise /index.html, precompressed br zstd gzip" in " ".join(listed.split())
     out = run("explain", "told.yaml", "GET", "/a/b")[1]
     assert "static  /, index index.html, otherwise /index.html, precompressed br zstd gzip\n" in out
+
+
+MATCHED = """\
+services: {u: {targets: ['http://127.0.0.1:1']}, v: {targets: ['http://127.0.0.1:2']}}
+routes:
+  - {path: "/a/{id:int}", service: u, match: {headers: {X-Version: "2"}, cookies: {b: {present: true}}}}
+  - {path: "/a/{id:int}", service: u, match: {clients: 10.0.0.0/8, query: {q: {not: x}}}, priority: 2}
+  - {path: "/a/{id}", service: v}
+  - {path: "/b/{id}", service: v, encoded_slashes: keep, match: {headers: {X-Api-Key: s3cret}}}
+  - {path: "/b/{id}", service: v, methods: PUT}
+"""
+
+
+def test_conditions_that_hold_and_those_that_fail(run: Run) -> None:
+    Path("m.yaml").write_text(MATCHED)
+    code, out, _ = run("explain", "m.yaml", "GET", "/a/7", "-H", "X-Version: 2", "--cookie", "b=")
+    assert code == 0
+    assert "match     header x-version is '2'\nmatch     cookie b is present\nparams    id = 7\n" in out
+    assert "match: client address is absent (needed: is in 10.0.0.0/8)\n" in out
+    code, out, _ = run("explain", "m.yaml", "GET", "/a/7?q=x", "-H", "X-Version: 1", "--from", "10.0.0.1")
+    assert "routes[2]  /a/{id}\n" in out
+    assert "match: header x-version is '1' (needed: is '2'), and cookie b is absent (needed: is present)\n" in out
+    assert "match: query q is 'x' (needed: is not 'x')\n" in out
+    code, out, _ = run(
+        "explain", "m.yaml", "GET", "/a/7", "-H", "X-Version: 2", "--cookie", "b=1", "--from", "10.0.0.1"
+    )
+    assert "priority  2\n" in out and "priority: the route matches too, but is less specific\n" in out
+    assert "path: segment 2 is 'x', which {id:int} does not match\n" in run("explain", "m.yaml", "GET", "/a/x")[1]
+    listed = run("routes", "m.yaml")[1]
+    assert "MATCH" in listed and "PRIORITY" in listed
+    assert "header x-api-key has a value that is not shown, as it may be a secret" in listed and "s3cret" not in listed
+
+
+def test_requests_that_no_condition_admits(run: Run) -> None:
+    Path("m.yaml").write_text(MATCHED)
+    assert "status  404 no route" in run("explain", "m.yaml", "GET", "/c")[1]
+    code, out, _ = run("explain", "m.yaml", "GET", "/b/7")
+    assert (code, "(Allow: PUT)" in out) == (1, True)
+    key = ("-H", "X-Api-Key: s3cret")
+    assert run("explain", "m.yaml", "GET", "/b/7%2F8", *key)[0] == 0
+    code, out, _ = run("explain", "m.yaml", "PUT", "/b/7%2F8")
+    assert code == 1 and "status    400" in out.replace("status  ", "status    ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--cookie", "b"), "found the cookie 'b'; allowed is NAME=VALUE"),
+        (("--from", "localhost"), "found the address 'localhost'; allowed is an IPv4 or IPv6 address"),
+    ],
+)
+def test_wrong_cookies_and_addresses(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    Path("m.yaml").write_text(MATCHED)
+    code, _, err = run("explain", "m.yaml", "GET", "/a/7", *arguments)
+    assert code == 2 and message in err

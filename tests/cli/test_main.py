@@ -273,6 +273,8 @@ def test_routes_as_json(run: Run) -> None:
         "tunnel_idle_timeout": 3600.0,
         "tell_deadline": False,
         "body": 10485760,
+        "match": [],
+        "priority": 0,
         "guards": [],
         "headers": [],
         "cache": None,

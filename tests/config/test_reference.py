@@ -80,7 +80,7 @@ def test_the_routing_page_states_which_route_wins() -> None:
 
 def test_the_routing_page_states_what_patterns_match() -> None:
     table = rows("pattern | matches | not")
-    assert len(table) == 4
+    assert len(table) == 6
     for pattern, matches, misses in table:
         (text,) = codes(pattern)
         router = Router([RouteRule(None, None, text, text)])

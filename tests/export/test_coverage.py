@@ -169,6 +169,7 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Respond.headers": (respond(), respond(headers={"X-A": "1"})),
     "Respond.status": (respond(), respond(status=404)),
     "ResponseHeaders.add": (route(), route(response_headers={"add": {"X-A": "1"}})),
+    "ResponseHeaders.default": (route(), route(response_headers={"default": {"X-A": "1"}})),
     "ResponseHeaders.remove": (route(), route(response_headers={"remove": ["X-A"]})),
     "ResponseHeaders.set": (route(), route(response_headers={"set": {"X-A": "1"}})),
     "Retries.on_status": (service(), service(retries={"on_status": [503]})),
@@ -253,7 +254,7 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Zone.weight": (service(zones={"y": ZONE, "z": ZONE}), service(zones={"y": ZONE, "z": {**ZONE, "weight": 2}})),
 }
 # Keys that --listen replaces here, or that have no other value without a loss.
-NO_PAIR = {"Config.listen", "Listener.address", "Instances.max", "Route.encoded_slashes"}
+NO_PAIR = {"Config.listen", "Listener.address", "Instances.max", "Route.encoded_slashes", "Route.priority"}
 
 
 def exported(parts: Parts, export: Any = in_place) -> str:
@@ -300,6 +301,9 @@ LOST = {
     "routes[0].hedge": route(hedge={"after": "1s"}),
     "routes[0].cors": route(cors={"origins": "*"}),
     "routes[0].compress.codings": route(compress=["gzip", "br"]),
+    "routes[0].match": route(match={"headers": {"X-A": "1"}}),
+    "routes[0].request_headers.default": route(request_headers={"default": {"X-A": "1"}}),
+    "routes[0].response_headers.when": route(response_headers={"when": {"status": "5xx", "remove": "X-A"}}),
     "routes[0].request_headers.add": route(request_headers={"add": {"X-A": "1"}}),
     "routes[0].encoded_slashes": route(encoded_slashes="keep"),
     "routes[0].rate_limit[0].by": route(rate_limit=[{"rate": "3/m", "by": "header:X-A"}]),

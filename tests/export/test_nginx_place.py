@@ -109,6 +109,9 @@ ROUTES = [
     {"path": "/user/{id}/{rest*}", "service": "rest"},
     {"path": "/User", "service": "capital"},
     {"path": "/a.c", "methods": ["DELETE"], "service": "dot"},
+    {"path": "/n/{word:[a-z.-]+}", "service": "word"},
+    {"path": "/n/{id:int}", "service": "number"},
+    {"path": "/n/{kind:x|y}/{rest*}", "service": "kind"},
     {"host": "api.example.com", "path": "/{all*}", "service": "api"},
     {"host": "*.example.com", "path": "/user", "service": "wild"},
     {"host": "deep.api.example.com", "path": "/only", "service": "deep"},
@@ -133,6 +136,7 @@ PATHS = (
     "/only",
     "/only/7",
     "/x",
+    *("/n/7", "/n/a.b-c", "/n/A", "/n/7a", "/n/x/7", "/n/z/7"),
 )
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 
@@ -156,6 +160,24 @@ def test_nginx_chooses_the_route_that_the_gateway_chooses(rig: Rig) -> None:
             if seen[0] != seen[1]:
                 differences.append((host, path, method, seen))
     assert differences == []
+
+
+def test_routes_with_conditions_are_left_out(rig: Rig) -> None:
+    services = {name: named(rig, name) for name in ("one", "two", "rest")}
+    routes: list[dict[str, Any]] = [
+        {"path": "/a", "service": "one", "match": {"headers": {"X-A": "1"}}},
+        {"path": "/a", "methods": ["GET"], "service": "rest"},
+        {"path": "/a", "service": "two", "priority": 1, "methods": ["GET", "PUT"], "match": {"query": {"q": "1"}}},
+        {"path": "/b", "service": "one", "match": {"cookies": {"c": "1"}}},
+    ]
+    deployment = deployment_of(services, routes)
+    assert in_place(deployment)[1] == ["routes[0].match", "routes[2].match", "routes[3].match"]
+    gateway = rig.gateway(services, routes)
+    with serving(deployment) as nginx, gateway.connect() as client:
+        for method, path in (("GET", "/a"), ("PUT", "/a"), ("GET", "/b")):
+            found = [each.request(method, path) for each in (client, nginx)]
+            assert found[0].status == found[1].status
+            assert found[0].status != 200 or found[0].body == found[1].body == b"rest"
 
 
 def test_a_route_that_another_path_hides_is_a_loss() -> None:

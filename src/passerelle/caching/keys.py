@@ -46,22 +46,43 @@ class SideKeyRule(KeyRule):
 
     side: bytes
     sides: tuple[bytes, ...]
+    inner: KeyRule
 
     @classmethod
     def of(cls, rule: KeyRule, side: bytes, sides: tuple[bytes, ...]) -> SideKeyRule:
         """Return ``rule`` for ``side``."""
         made = cls(*rule)
-        made.side, made.sides = side, sides
+        made.side, made.sides, made.inner = side, sides, rule
         return made
 
     def key(self, host: bytes, path: bytes, query: bytes | None) -> bytes:
         """See :meth:`KeyRule.key`."""
-        return b"%b@%b" % (self.side, super().key(host, path, query))
+        return b"%b@%b" % (self.side, self.inner.key(host, path, query))
 
     def keys(self, host: bytes, path: bytes, query: bytes | None) -> tuple[bytes, ...]:
         """See :meth:`KeyRule.keys`: the keys of all sides."""
-        key = super().key(host, path, query)
+        key = self.inner.key(host, path, query)
         return tuple(b"%b@%b" % (side, key) for side in self.sides)
+
+
+class RouteKeyRule(KeyRule):
+    """Rule of a route with conditions, whose responses are stored apart from those of other routes to the same URI.
+
+    ``route`` is a digest of the route. A key begins with ``=route@``: no service and no Host begins like this.
+    """
+
+    route: bytes
+
+    @classmethod
+    def of(cls, rule: KeyRule, route: bytes) -> RouteKeyRule:
+        """Return ``rule`` for ``route``."""
+        made = cls(*rule)
+        made.route = route
+        return made
+
+    def key(self, host: bytes, path: bytes, query: bytes | None) -> bytes:
+        """See :meth:`KeyRule.key`."""
+        return b"=%b@%b" % (self.route, super().key(host, path, query))
 
 
 WHOLE_URI: Final = KeyRule()

@@ -18,23 +18,28 @@ _MOST_OTHERS = 15
 @click.option(
     "-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header field of the request."
 )
+@click.option("--cookie", "cookies", multiple=True, metavar="NAME=VALUE", help="A cookie of the request.")
+@click.option("--from", "address", metavar="ADDRESS", help="The address of the client.")
 @json_option
-def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool) -> None:
+def explain(
+    arguments: tuple[str, ...], headers: tuple[str, ...], cookies: tuple[str, ...], address: str | None, as_json: bool
+) -> None:
     """Show which route the request METHOD URL matches, and why the others do not.
 
-    URL is a path, or http://host/path. Of the header fields, only Host and Content-Length matter. Nothing is sent. The
-    exit code is 0 if a route matches, and 1 if the gateway rejects the request.
+    URL is a path, or http://host/path. Of the header fields, Host, Content-Length and those in `match` of a route
+    matter. Nothing is sent. The exit code is 0 if a route matches, and 1 if the gateway rejects the request.
 
     \b
     Examples:
       passerelle explain GET /user/42
       passerelle explain gateway.yaml PUT '/user/42?full=1' -H 'Host: api.example.com'
+      passerelle explain GET /user/42 -H 'X-Version: 2' --cookie beta=1 --from 10.0.0.7
     """
     if len(arguments) not in (2, 3):
         number = f"{len(arguments)} argument{'' if len(arguments) == 1 else 's'}"
         raise click.UsageError(f"found {number}; allowed is [CONFIG] METHOD URL")
     path = config_path(arguments[0] if len(arguments) == 3 else None)
-    request = _request(arguments[-2], arguments[-1], headers)
+    request = _request(arguments[-2], arguments[-1], headers, cookies, address)
     result = explanation(read_config(path), request)
     if as_json:
         print_json(result)
@@ -44,8 +49,11 @@ def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool)
         exit_negative()
 
 
-def _request(method: str, url: str, headers: tuple[str, ...]) -> ExplainedRequest:
+def _request(
+    method: str, url: str, headers: tuple[str, ...], cookies: tuple[str, ...] = (), address: str | None = None
+) -> ExplainedRequest:
     host, length = "", None
+    fields: list[tuple[str, str]] = []
     for line in headers:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
@@ -56,8 +64,14 @@ def _request(method: str, url: str, headers: tuple[str, ...]) -> ExplainedReques
             if not value.strip().isdigit():
                 raise click.UsageError(f"found the Content-Length {value.strip()!r}; allowed is a number")
             length = int(value)
+        else:
+            fields.append((name, value))
+    for cookie in cookies:
+        if not cookie.partition("=")[0] or "=" not in cookie:
+            raise click.UsageError(f"found the cookie {cookie!r}; allowed is NAME=VALUE")
+        fields.append(("Cookie", cookie))
     try:
-        return parse_request(method, url, host, length)
+        return parse_request(method, url, host, length, fields, address)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -102,6 +116,9 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if route["place"] is not None:
         profile = f" (profile {route['profile']})" if route["profile"] is not None else ""
         lines.append(("file", route["place"] + profile))
+    lines += [("match", condition) for condition in route["match"]]
+    if route["priority"]:
+        lines.append(("priority", str(route["priority"])))
     if route["params"]:
         lines.append(("params", ", ".join(f"{name} = {value or '(empty)'}" for name, value in route["params"].items())))
     lines += [("guard", guard) for guard in route["guards"]]

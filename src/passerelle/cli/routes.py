@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Columns that a narrow terminal shows in any case, and the others, the least important first.
 _ALWAYS = ("METHODS", "PATH", "SERVICE", "REWRITE")
-_LEAST = ("KEY", "BODY", "ATTEMPTS", "TIMEOUT")
+_LEAST = ("KEY", "BODY", "ATTEMPTS", "TIMEOUT", "PRIORITY", "MATCH")
 
 
 @click.command(short_help="Print the route table.")
@@ -23,7 +23,8 @@ _LEAST = ("KEY", "BODY", "ATTEMPTS", "TIMEOUT")
 def routes(config: str | None, as_json: bool) -> None:
     """Print the route table of CONFIG, the most specific route first.
 
-    If several routes match a request, the first of them in this table wins. The order in the file does not matter.
+    If several routes match a request, the first of them in this table wins: with MATCH, the first whose conditions the
+    request meets. The order in the file does not matter.
 
     \b
     Examples:
@@ -48,13 +49,15 @@ def routes(config: str | None, as_json: bool) -> None:
                 ",".join(route.host or ("*",)),
                 "*" if accepted is None else ",".join(route.methods or sorted(m.decode() for m in accepted)),
                 route.path,
+                "; ".join(map(str, route.conditions)),
+                str(route.priority or ""),
                 _services_text(route),
                 route.rewrite or "",
                 *(limits if not route.is_action else ("", "", "")),
                 f"routes[{index}]",
             )
         )
-    head = ("HOST", "METHODS", "PATH", "SERVICE", "REWRITE", "TIMEOUT", "ATTEMPTS", "BODY", "KEY")
+    head = ("HOST", "METHODS", "PATH", "MATCH", "PRIORITY", "SERVICE", "REWRITE", "TIMEOUT", "ATTEMPTS", "BODY", "KEY")
     # Columns in which all routes have the default come first.
     same = [name for name, *cells in zip(head, *rows, strict=True) if len(set(cells)) == 1 and name not in _ALWAYS]
     print_table(head, rows, drop=[*same, *(name for name in _LEAST if name not in same)], wrap="SERVICE")

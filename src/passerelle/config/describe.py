@@ -15,7 +15,14 @@ from passerelle.config.models.base import given
 from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.config import Config, Part, Route
-from passerelle.config.models.headers import RequestHeaders, ResponseHeaders
+from passerelle.config.models.headers import (
+    RequestChanges,
+    RequestHeaders,
+    RequestWhen,
+    ResponseChanges,
+    ResponseHeaders,
+    ResponseWhen,
+)
 from passerelle.config.models.hedge import Hedge
 from passerelle.config.models.shadow import Shadow
 from passerelle.config.models.split import Split
@@ -28,6 +35,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
     return {
         **{key: _number(getattr(route, key)) for key, field in Route.model_fields.items() if _is_number(field)},
         "body": config.body_limit(route),
+        "match": [str(condition) for condition in route.conditions],
         "guards": describe_guards(route),
         "headers": describe_headers(config, route),
         "cache": describe_cache(route.cache),
@@ -215,6 +223,17 @@ def describe_idle_timeouts(route: Route) -> str | None:
 
 
 def _rules(rules: RequestHeaders | ResponseHeaders) -> str:
+    return "; ".join([*filter(None, [_changes(rules)]), *map(_conditional, rules.when)])
+
+
+def _conditional(rule: RequestWhen | ResponseWhen) -> str:
+    kinds = ("status", "present", "absent", "content_type")
+    found = {kind.replace("_", " "): getattr(rule, kind, ()) for kind in kinds}
+    conditions = [f"{kind} {' '.join(values)}" for kind, values in found.items() if values]
+    return f"with {', '.join(conditions)}: {_changes(rule)}"
+
+
+def _changes(rules: RequestChanges | ResponseChanges) -> str:
     # Names only: a value may be a credential for the service.
-    kinds = (("set", rules.set), ("add", rules.add), ("remove", rules.remove))
+    kinds = (("set", rules.set), ("add", rules.add), ("default", rules.default), ("remove", rules.remove))
     return ", ".join(f"{kind} {' '.join(names)}" for kind, names in kinds if names)

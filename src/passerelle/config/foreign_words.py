@@ -228,7 +228,7 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         ("cache", "", _of_route("cache", "{ttl: 30s}")),
     ),
     "Route": _table(
-        ("url uri location match pattern endpoint paths", "path", _path),
+        ("url uri location pattern endpoint paths", "path", _path),
         ("prefix path_prefix", "path", _prefix),
         (
             "upstream upstreams backend backends target targets proxy_pass to destination cluster forward_to"
@@ -261,7 +261,7 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         ),
         ("max_body max_body_size client_max_body_size body_size body_limit", "body", _write("body: 10MiB")),
         ("websocket websockets upgrade", "", "remove it: WebSockets need no key"),
-        ("priority order weight", "", "remove it: the most specific route wins, in any order"),
+        ("order weight", "", "remove it: the most specific route wins, in any order; priority decides where none is"),
         ("ssl tls", "", "tls is a key of the file: tls: {certificate: cert.pem, key: key.pem}"),
         ("root alias static_files file_server", "static", _write("static: FOLDER")),
         ("return redirect_to redirect_url rewrite_to", "redirect", _write("redirect: /new/{name}")),

@@ -16,6 +16,8 @@ def lost_behind(deployment: Deployment, proxy: str) -> Iterator[Finding]:
     for item in deployment.routes:
         if item.route.clients is not None:
             yield Finding((*item.loc, "clients"), why, at_key=True)
+        if item.route.match is not None and item.route.match.clients is not None:
+            yield Finding((*item.loc, "match", "clients"), why, at_key=True)
         if item.route.login is not None:
             yield Finding((*item.loc, "login"), why, at_key=True)
         for index, limit in enumerate(item.route.rate_limit):

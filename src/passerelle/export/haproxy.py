@@ -38,6 +38,7 @@ COVERAGE = Coverage(
         ),
         "Config.trusted_proxies": Exported("must contain the address of HAProxy if a key uses that of the client"),
         "Route.clients": Exported("needs `trusted_proxies`"),
+        "Match.clients": Exported("needs `trusted_proxies`"),
         "Route.login": Exported("needs `trusted_proxies`"),
         "Route.rate_limit": Exported("`by: address` needs `trusted_proxies`"),
         "RateLimit.by": Exported("`address` needs `trusted_proxies`"),

@@ -53,6 +53,7 @@ COVERAGE = Coverage(
         "Route.rate_limit": Exported("a loss with several gateways without `redis`"),
         "Route.login": Exported("a loss with several gateways without `redis`; needs `trusted_proxies`"),
         "Route.clients": Exported("needs `trusted_proxies`"),
+        "Match.clients": Exported("needs `trusted_proxies`"),
         "RateLimit.by": Exported("`address` needs `trusted_proxies`"),
         "Balance.by": Exported("`address` needs `trusted_proxies`"),
         # Secrets are references to keys of a Secret.

@@ -61,7 +61,9 @@ def _path_regex(pattern: Pattern) -> str:
     """Return the regular expression of the targets that a pattern matches, with a group for each parameter."""
     parts = []
     for segment in pattern.segments:
-        group = "([^?]*)" if segment.kind == REST else "([^/?]+)"
+        constraint = segment.pattern
+        one = "[^/?]+" if constraint is None else constraint.regex(without=b"/?")
+        group = "([^?]*)" if segment.kind == REST else f"({one})"
         parts.append("/" + (re.escape(segment.text) if segment.kind == LITERAL else group))
     return f"^{''.join(parts)}(?:\\?|$)"
 

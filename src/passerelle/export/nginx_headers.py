@@ -103,12 +103,14 @@ def write_response_fields(out: Writer, maps: ResponseMaps, config: Config, route
     if config.request_id_in_responses:
         out.add("add_header", "X-Request-Id", "$request_id", "always")
     rules = route.response_headers if route is not None else None
-    changed = {name.lower() for name in (*rules.set, *rules.add)} if rules is not None else set()
+    changed = {name.lower() for name in (*rules.set, *rules.add, *rules.default)} if rules is not None else set()
     if rules is not None:
         for name in (*rules.remove, *rules.set):
             out.add("proxy_hide_header", name)
         for name, value in (*rules.set.items(), *rules.add.items()):
             out.add("add_header", name, literal(value), "always")
+        for name, value in rules.default.items():
+            out.add("add_header", name, maps.variable(name, value), "always")
     security = config.security_of(route) if route is not None else config.security_headers
     if security is None:
         return

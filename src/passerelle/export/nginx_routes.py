@@ -9,9 +9,9 @@ from passerelle.config import rules_of
 from passerelle.config.models.values import METHODS
 from passerelle.config.problems import Finding
 from passerelle.export.deployment import RouteExport
-from passerelle.export.nginx_text import is_literal, may_overlap
+from passerelle.export.nginx_text import is_literal
 from passerelle.routing.paths import Pattern
-from passerelle.routing.router import specificity
+from passerelle.routing.rules import specificity
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,11 @@ def accepted_methods(item: RouteExport) -> frozenset[str] | None:
 
 
 def servers(routes: tuple[RouteExport, ...]) -> list[Server]:
-    """Return a server for each host; ``routes`` are in order of precedence. The one for other hosts is the first."""
+    """Return a server for each host; ``routes`` are in order of precedence. The one for other hosts is the first.
+
+    Routes with conditions are left out: their requests go where requests that do not meet the conditions go.
+    """
+    routes = tuple(item for item in routes if not item.route.conditions)
     hosts = sorted({host for item in routes for host in item.route.hosts if host is not None})
     return [_server(host, routes) for host in (None, *hosts)]
 
@@ -73,7 +77,7 @@ def _server(host: str | None, routes: tuple[RouteExport, ...]) -> Server:
     for items in groups.values():
         pattern = Pattern.parse(items[0].route.path)
         # nginx prefers exact locations to all others, so one that comes later here must not be exact.
-        earlier = any(not other.exact and may_overlap(other.pattern, pattern) for other in locations)
+        earlier = any(not other.exact and other.pattern.overlaps(pattern) for other in locations)
         locations.append(Location(pattern, tuple(items), is_literal(pattern) and not earlier))
     return Server(host, tuple(locations))
 
@@ -93,7 +97,7 @@ def hidden(server: Server) -> Iterator[Finding]:
         if taken is None:
             continue
         for later in server.locations[index + 1 :]:
-            if not may_overlap(earlier.pattern, later.pattern):
+            if not earlier.pattern.overlaps(later.pattern):
                 continue
             for item in later.routes:
                 accepted = accepted_methods(item)

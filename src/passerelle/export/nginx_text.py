@@ -90,7 +90,8 @@ def path_regex(pattern: Pattern) -> str:
         elif segment.kind == REST:
             parts.append("/(.*)")
         else:
-            parts.append("/([^/]+)")
+            constraint = segment.pattern
+            parts.append("/([^/]+)" if constraint is None else f"/({constraint.regex(without=b'/')})")
     return f"^{''.join(parts)}$"
 
 
@@ -116,20 +117,6 @@ def replacement(template: str, pattern: Pattern) -> str:
         done = match.end()
     parts.append(_decoded(text[done:]).replace("$", "${dollar}"))
     return word("".join(parts))
-
-
-def may_overlap(one: Pattern, other: Pattern) -> bool:
-    """Whether a path exists that both patterns match."""
-    for index in range(max(len(one.segments), len(other.segments))):
-        left = one.segments[index] if index < len(one.segments) else None
-        right = other.segments[index] if index < len(other.segments) else None
-        if (left and left.kind == REST) or (right and right.kind == REST):
-            return True
-        if left is None or right is None:
-            return False
-        if left.kind == LITERAL and right.kind == LITERAL and left.text != right.text:
-            return False
-    return True
 
 
 def _decoded(text: str) -> str:

@@ -26,6 +26,7 @@ from passerelle.compose.part import PartRequest, composed_response, instance_nam
 from passerelle.compose.part_requests import PartRequests
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.compression import ResponseEncoder, encode_composed, uncoded_request, uncoded_view
+from passerelle.gateway.conditional_routes import announced, choose
 from passerelle.gateway.context import Context
 from passerelle.gateway.plans import ActionPlan, ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
 from passerelle.http.messages import SAFE_METHODS, Response, list_members
@@ -152,11 +153,8 @@ class Exchange:
                 self._path = router.path_with_slashes(host, self._method, path)
             # "*" stands for the server as a whole (RFC 9110 §9.3.7): the route of "/" handles it.
             match = router.match(host, self._method, self._path if path != b"*" else b"/")
-        if match.value is None:
-            if not match.allowed:
-                raise Failure(Kind.NO_ROUTE)
-            allowed = b", ".join(match.allowed)  # RFC 9110 §15.5.6
-            raise RequestRefused(Kind.METHOD_NOT_ALLOWED, f"allowed: {allowed.decode()}", [(b"Allow", allowed)])
+        if match.value is None:  # no route, or conditions choose it
+            match = choose(router, match, self._method, self._path, self._head, self._target, self._address)
         self._plan = plan = match.value
         plan.metrics.in_flight += 1
         self._in_flight_counted = True
@@ -177,6 +175,8 @@ class Exchange:
         except EncodedSlashError:
             path = router.path_with_slashes(host, method, path)
         match = router.match(host, method, path)
+        if match.value is None and router.conditional:
+            match = announced(router, method, path, self._head, self._target, self._address)
         route: RoutePlan | None = match.value
         if route is None or route.preflight is None:
             return None

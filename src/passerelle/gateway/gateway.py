@@ -339,7 +339,7 @@ class Gateway:
         context = self.context
         context.router = build_router(self._plans, routes)
         if context.cache is not None:
-            context.invalidator = Invalidator(context.cache, context.router.match, cache_of, stored_part_tags)
+            context.invalidator = Invalidator(context.cache, context.router.all_matches, cache_of, stored_part_tags)
             self._allow_fast_hits(context.cache)
 
     def snapshot(self) -> dict[str, Any]:
@@ -485,7 +485,7 @@ class Gateway:
             evict_changed_routes(cache, config, era)
             self._era = era
             self._allow_fast_hits(cache)
-            context.invalidator = Invalidator(cache, context.router.match, cache_of, stored_part_tags)
+            context.invalidator = Invalidator(cache, context.router.all_matches, cache_of, stored_part_tags)
 
     def _allow_fast_hits(self, cache: Cache) -> None:
         """Allow hits before routing, unless a route is in maintenance: routing refuses its requests."""

@@ -7,8 +7,10 @@ gateway's own errors. Stored responses are therefore unchanged, and none has fie
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
+from passerelle.security.conditional_headers import ResponseEdit
 from passerelle.security.cors import CorsPolicy
 from passerelle.security.header_rules import SecurityHeaderFields, lines_of
 
@@ -99,3 +101,26 @@ class ResponseHeaderRules:
             if cors.vary and _VARIES.search(head) is None:
                 head += b"Vary: Origin\r\n"
         return head
+
+
+class ConditionalHeaderRules(ResponseHeaderRules):
+    """Response header rules of which some have conditions: these are judged before any rule changes a field.
+
+    ``before`` are applied first, ``after`` last.
+    """
+
+    __slots__ = ("_after", "_before", "_edits")
+
+    def __init__(self, before: ResponseHeaderRules, edits: Sequence[ResponseEdit], after: ResponseHeaderRules) -> None:
+        self._before = before
+        self._edits = tuple(edits)
+        self._after = after
+        self.cors = after.cors
+
+    def apply(self, head: bytes, request: RequestContext) -> bytes:
+        """Return ``head`` (status line and field lines, each with CRLF) as edited for ``request``."""
+        edits = [edit for edit in self._edits if edit.applies(head)]
+        head = self._before.apply(head, request)
+        for edit in edits:
+            head = edit.apply(head)
+        return self._after.apply(head, request)

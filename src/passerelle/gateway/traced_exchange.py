@@ -38,6 +38,7 @@ from passerelle.observability.tracing.otlp import MOST_TEXT
 from passerelle.observability.tracing.trace import CLIENT, INTERNAL, SERVER, Attributes, Span, Trace, new_span_id
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.request import CacheRequest
+from passerelle.routing.conditions import path_of_label
 from passerelle.routing.router import RouteMatch
 from passerelle.security.guard import Guard, GuardedCall, PendingResult, TracedCall
 from passerelle.security.header_rules import lines_of, without
@@ -374,7 +375,7 @@ class _GuardSpan:
 
 def _route_pattern(label: str) -> str:
     """Return the path pattern of a route by its label (see ``Route.label``); empty for no route."""
-    return label[label.index("/") :] if label != UNMATCHED else ""
+    return path_of_label(label[label.index("/") :]) if label != UNMATCHED else ""
 
 
 def _error(status: int, failure: Failure | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from passerelle.caching.entry import Entry
 from passerelle.caching.keys import WHOLE_URI, TargetUri
@@ -17,21 +17,22 @@ from passerelle.routing.router import RouteMatch
 class Invalidator:
     """Invalidates URIs and tags.
 
-    ``match`` is that of the router. ``plan_of`` returns the cache plan of a matched route, ``part_tags`` the tags of
-    the parts of compositions that are made of responses of the route to a path (see :mod:`passerelle.gateway.plans`).
+    ``matches`` returns the matches of all routes that may serve a URI (see :meth:`.Router.all_matches`). ``plan_of``
+    returns the cache plan of a matched route, ``part_tags`` the tags of the parts of compositions that are made of
+    responses of the route to a path (see :mod:`passerelle.gateway.plans`).
     """
 
-    __slots__ = ("_cache", "_match", "_part_tags", "_plan_of")
+    __slots__ = ("_cache", "_matches", "_part_tags", "_plan_of")
 
     def __init__(
         self,
         cache: Cache,
-        match: Callable[[bytes, bytes, bytes], RouteMatch],
+        matches: Callable[[bytes, bytes, bytes], Sequence[RouteMatch]],
         plan_of: Callable[[object], CachePlan | None],
         part_tags: Callable[[object, bytes, Mapping[str, bytes]], tuple[bytes, ...]],
     ) -> None:
         self._cache = cache
-        self._match = match
+        self._matches = matches
         self._plan_of = plan_of
         self._part_tags = part_tags
 
@@ -51,13 +52,14 @@ class Invalidator:
                 path = canonical_path(target.path, keep_slashes=True)
             except Failure:
                 continue
-            match = self._match(host, b"GET", path)
-            plan = self._plan_of(match.value)
-            rule = plan.settings.key if plan is not None else WHOLE_URI
-            keys += rule.keys(request.cache_origin, path, target.query)
-            if plan is not None:
-                tags.update(dict.fromkeys(plan.fill_tags(match.params)))
-            tags.update(dict.fromkeys(self._part_tags(match.value, path, match.params)))
+            # A resource is one, whichever routes serve it: all that they have stored of it is invalidated.
+            for match in self._matches(host, b"GET", path):
+                plan = self._plan_of(match.value)
+                rule = plan.settings.key if plan is not None else WHOLE_URI
+                keys += rule.keys(request.cache_origin, path, target.query)
+                if plan is not None:
+                    tags.update(dict.fromkeys(plan.fill_tags(match.params)))
+                tags.update(dict.fromkeys(self._part_tags(match.value, path, match.params)))
         self._cache.invalidate(keys, tuple(tags))
 
     def store(self, request: CacheRequest, draft: EntryDraft, body: bytes) -> Entry | None:

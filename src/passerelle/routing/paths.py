@@ -2,6 +2,8 @@
 
 Routing, guards, cache keys and the upstream's request line all use the result of :func:`canonical_path`, so no two of
 them can interpret a path differently (RFC 3986 §6.2.2).
+
+The file is longer than 400 lines because patterns and templates follow from what the canonical form allows.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from operator import itemgetter
 from urllib.parse import quote
 
 from passerelle.errors import Failure, Kind
+from passerelle.routing.linear_pattern import LinearPattern, LinearPatternError, linear_pattern
 
 MAX_SEGMENTS = 64
 """Maximum number of segments in a pattern."""
@@ -165,22 +168,63 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch
 _PCHARS = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*").fullmatch
 
 
+PARAMETER_TYPES = {
+    "int": "[0-9]+",
+    "uuid": "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+}
+"""The names of patterns that a parameter may have as its type."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment of a pattern: its kind, and its literal text or the name of its parameter."""
+    """One segment of a pattern: its kind, and its literal text or the name of its parameter.
+
+    A parameter may have a ``constraint``: a type, or a pattern that its value must match.
+    """
 
     kind: int
     text: str
+    constraint: str = ""
+
+    @property
+    def pattern(self) -> LinearPattern | None:
+        """The pattern of the constraint; None without one."""
+        return linear_pattern(PARAMETER_TYPES.get(self.constraint, self.constraint)) if self.constraint else None
+
+    @property
+    def shape(self) -> str:
+        """The segment without the name of its parameter."""
+        constraint = f":{PARAMETER_TYPES.get(self.constraint, self.constraint)}" if self.constraint else ""
+        return (self.text, f"{{{constraint}}}", "{*}")[self.kind]
+
+    def overlaps(self, other: Segment) -> bool:
+        """Return whether both match one segment; neither is the rest of a path."""
+        if self.kind == LITERAL and other.kind == LITERAL:
+            return self.text == other.text
+        if LITERAL in (self.kind, other.kind):
+            literal, pattern = (self, other.pattern) if self.kind == LITERAL else (other, self.pattern)
+            return bool(literal.text) and (pattern is None or pattern.matches(literal.text.encode()))
+        return self.pattern is None or other.pattern is None or self.pattern.overlaps(other.pattern)
+
+    @property
+    def rank(self) -> tuple[int, bool, tuple[int, ...], str]:
+        """A sort key: the segment with the lower key is more specific."""
+        pattern = self.pattern
+        known = (False, pattern.breadth, pattern.text) if pattern is not None else (True, (), "")
+        # Names of parameters have no effect; the text of literals only makes the order readable.
+        return (self.kind, *known) if self.kind != LITERAL else (self.kind, False, (), self.text)
 
     def __str__(self) -> str:
-        return (self.text, f"{{{self.text}}}", f"{{{self.text}*}}")[self.kind]
+        constraint = f":{self.constraint}" if self.constraint else ""
+        return (self.text, f"{{{self.text}{constraint}}}", f"{{{self.text}*}}")[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """A parsed route path.
 
-    ``{name}`` matches one non-empty segment, ``{name*}`` the rest of the path, which may be empty.
+    ``{name}`` matches one non-empty segment, ``{name:constraint}`` one that fulfils the constraint, and ``{name*}`` the
+    rest of the path, which may be empty.
     """
 
     segments: tuple[Segment, ...]
@@ -214,7 +258,28 @@ class Pattern:
     @property
     def shape(self) -> str:
         """The pattern without parameter names: two patterns with equal shapes match the same paths."""
-        return "".join("/" + (s.text if s.kind == LITERAL else ("{}", "{*}")[s.kind - 1]) for s in self.segments)
+        return "".join(f"/{segment.shape}" for segment in self.segments)
+
+    @property
+    def plain(self) -> str:
+        """The pattern as a template: names of parameters without constraints and stars."""
+        return "".join(f"/{s.text}" if s.kind == LITERAL else f"/{{{s.text}}}" for s in self.segments)
+
+    @property
+    def unconstrained(self) -> str:
+        """The pattern without the constraints of its parameters."""
+        return "".join(f"/{Segment(s.kind, s.text)}" for s in self.segments)
+
+    def overlaps(self, other: Pattern) -> bool:
+        """Return whether a path exists that both patterns match."""
+        for index in range(max(len(self.segments), len(other.segments))):
+            left = self.segments[index] if index < len(self.segments) else None
+            right = other.segments[index] if index < len(other.segments) else None
+            if (left and left.kind == REST) or (right and right.kind == REST):
+                return True
+            if left is None or right is None or not left.overlaps(right):
+                return False
+        return True
 
     def __str__(self) -> str:
         return "".join(f"/{segment}" for segment in self.segments)
@@ -230,14 +295,13 @@ def _without_slash(text: str) -> str:
 
 
 def _segment(part: str) -> Segment:
+    bare, colon, constraint = part[1:-1].partition(":")
+    if part.startswith("{") and part.endswith("}") and colon and _NAME(bare):
+        return Segment(PARAMETER, bare, _constraint(part, bare, constraint))
     if part.startswith("{") and part.endswith("}") and part.count("{") == 1:
         name = part[1:-1]
         kind = REST if name.endswith("*") else PARAMETER
         name = name.removesuffix("*")
-        bare, colon, _ = name.partition(":")
-        if colon and _NAME(bare):
-            what = f"the rest of a path is written {{{bare}*}}" if name == f"{bare}:path" else f"write {{{bare}}}"
-            raise PatternError(f"found {part!r}; a parameter has no type and no pattern: {what}")
         if not _NAME(name):
             raise PatternError(f"found {part!r}; a parameter's name is a letter or _, then letters, digits or _")
         return Segment(kind, name)
@@ -255,6 +319,38 @@ def _segment(part: str) -> Segment:
         raise PatternError(f"found {part!r}; a parameter is written {{{name}{'*' if part[-1] in '*+' else ''}}}")
     _require_pchars(part)
     return Segment(LITERAL, part)
+
+
+def _constraint(part: str, name: str, text: str) -> str:
+    """Check the constraint of a parameter: a type, or a pattern that matches a whole segment."""
+    if text in PARAMETER_TYPES:
+        return text
+    if text in ("path", "*"):
+        raise PatternError(f"found {part!r}; the rest of a path is written {{{name}*}}")
+    types = ", ".join(PARAMETER_TYPES)
+    if re.fullmatch(r"[A-Za-z_]*", text):
+        raise PatternError(
+            f"found {part!r}; allowed after the colon is {types}, a pattern such as [a-z-]+, or alternatives as a|b"
+        )
+    if " " in text:
+        raise PatternError(f"found {part!r}; a segment of a path has no blanks")
+    depth = 0
+    for sign in re.findall(r"\\.|[{}]", text):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if depth < 0:
+            raise PatternError(f"found {part!r}; a parameter must be a whole segment, such as /{{{name}}}")
+    try:
+        pattern = linear_pattern(text)
+    except LinearPatternError as error:
+        raise PatternError(f"found {part!r}; its pattern cannot be used: {error}") from None
+    if pattern.matches(b""):
+        raise PatternError(f"found {part!r}; its pattern matches the empty text as well, but no segment is empty")
+    if not pattern.overlaps(_SEGMENTS):
+        raise PatternError(f"found {part!r}; its pattern matches no segment of a path")
+    return text
+
+
+_SEGMENTS = LinearPattern(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-F][0-9A-F])+")
 
 
 def _require_pchars(text: str) -> None:

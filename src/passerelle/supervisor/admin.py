@@ -475,7 +475,8 @@ class Admin:
     async def _explain(self, head: RequestHead, target: bytes) -> Response:
         query = _query(target)
         try:
-            request = parse_request(query.get("method", "GET"), query.get("url", ""), query.get("host", ""))
+            method, url, host = query.get("method", "GET"), query.get("url", ""), query.get("host", "")
+            request = parse_request(method, url, host, None, _header_pairs(target), query.get("from"))
         except ValueError as error:
             return _text(400, f"{error}\n".encode("utf-8", "backslashreplace"))
         # In a thread, and one at a time: with thousands of routes it takes a while.
@@ -600,6 +601,16 @@ def _field_lines(fields: Fields) -> bytes:
 
 def _query(target: bytes) -> dict[str, str]:
     return dict(parse_qsl(target.decode("ascii", "replace").partition("?")[2]))
+
+
+def _header_pairs(target: bytes) -> list[tuple[str, str]]:
+    """Return the values of ``header=NAME: VALUE``, which may be repeated. :raises ValueError: if one has no colon."""
+    pairs = parse_qsl(target.decode("ascii", "replace").partition("?")[2])
+    lines = [value.partition(":") for name, value in pairs if name == "header"]
+    for name, colon, _ in lines:
+        if not colon or not name.strip():
+            raise ValueError("header: allowed is 'Name: value'")
+    return [(name, value) for name, _, value in lines]
 
 
 def _since(query: Mapping[str, str], head: RequestHead) -> int | None:

@@ -6,11 +6,14 @@ The router of the gateway finds the route. The reasons are found by comparing th
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from passerelle.config import Config
+    from passerelle.routing.conditions import Condition, RoutedRequest
     from passerelle.routing.router import RouteMatch, RouteRule
 
 
@@ -29,12 +32,40 @@ class ExplainedRequest:
     path: bytes
     query: bytes
     length: int | None
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+    address: bytes | None = None
+
+    def meets(self, condition: Condition) -> bool:
+        """Return whether it meets a condition of a route."""
+        return condition.holds(self._routed())
+
+    def why_not(self, conditions: tuple[Condition, ...]) -> list[str]:
+        """Return why it does not meet those of ``conditions`` that it does not meet."""
+        request = self._routed()
+        return [condition.why_not(request) for condition in conditions if not condition.holds(request)]
+
+    def _routed(self) -> RoutedRequest:
+        from passerelle.routing.conditions import RoutedRequest
+
+        def named(name: bytes) -> list[bytes]:
+            return [value for key, value in self.fields if key == name]
+
+        return RoutedRequest(named, self.query[1:], lambda: self.address)
 
 
-def parse_request(method: str, url: str, host: str = "", length: int | None = None) -> ExplainedRequest:
+def parse_request(
+    method: str,
+    url: str,
+    host: str = "",
+    length: int | None = None,
+    fields: Sequence[tuple[str, str]] = (),
+    address: str | None = None,
+) -> ExplainedRequest:
     """Return the request ``method`` ``url``, with ``host`` as its Host if ``url`` has none.
 
-    :raises ValueError: if the method or the URL is invalid.
+    ``fields`` are its other header fields, ``address`` is that of the client.
+
+    :raises ValueError: if the method, the URL or the address is invalid.
     """
     if not _METHOD(method):
         upper = f"; did you mean {method.upper()}?" if _METHOD(method.upper()) else ""
@@ -46,7 +77,13 @@ def parse_request(method: str, url: str, host: str = "", length: int | None = No
     if parts["path"] and not parts["path"].startswith("/"):
         raise ValueError(f"found {url!r}; allowed is a path such as /{url}, or http://host/path")
     path, query = _octets(parts["path"] or "/"), _octets(parts["query"] or "")
-    return ExplainedRequest(_octets(host or parts["authority"] or ""), method.encode(), path, query, length)
+    lines = tuple((_octets(name.strip().lower()), _octets(value.strip())) for name, value in fields)
+    try:
+        client = str(ip_address(address)).encode() if address is not None else None
+    except ValueError:
+        raise ValueError(f"found the address {address!r}; allowed is an IPv4 or IPv6 address") from None
+    of_url = _octets(host or parts["authority"] or ""), method.encode(), path, query
+    return ExplainedRequest(*of_url, length, lines, client)
 
 
 def _octets(text: str) -> bytes:
@@ -84,6 +121,11 @@ def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
         return result | {"status": failure.status, "reason": f"{failure.title.lower()}: {failure.detail}"}
     result["canonical_path"] = canonical.decode()
     match = router.match(request.host, request.method, canonical)
+    if match.value is None and router.conditional:
+        match = router.choose(request.host, request.method, canonical, request.meets)
+        if b"%2F" in canonical and not router.keeps_slashes(match):
+            slash = EncodedSlashError()
+            return result | {"status": slash.status, "reason": f"{slash.title.lower()}: {slash.detail}"}
     if match.value is None:
         refusal = Failure(Kind.METHOD_NOT_ALLOWED if match.allowed else Kind.NO_ROUTE)
         result |= {"status": refusal.status, "reason": refusal.title.lower()}
@@ -145,7 +187,8 @@ def _route(
 def _others(config: Config, match: RouteMatch, request: ExplainedRequest, canonical: bytes) -> list[dict[str, str]]:
     """Return the other routes, each with the reason why it does not match, the closest to matching first."""
     from passerelle.config import rules_of
-    from passerelle.routing.router import normal_host, specificity
+    from passerelle.routing.router import normal_host
+    from passerelle.routing.rules import specificity
 
     host = normal_host(request.host)
     winner: RouteRule | None = None
@@ -167,20 +210,25 @@ def why_not(
     rule: RouteRule, winner: RouteRule | None, request: ExplainedRequest, path: bytes
 ) -> tuple[tuple[int, int], str]:
     """Return how far ``rule`` is from matching (a sort key), and why it does not; ``winner`` is the rule that does."""
-    from passerelle.routing.router import normal_host, specificity
+    from passerelle.routing.router import normal_host
+    from passerelle.routing.rules import specificity
 
     host = normal_host(request.host)
     if not _has_host(rule, host):
         assert rule.host is not None
         found = _shown(host) or "a request without host"
-        return (2, 0), f"host: the route is for {rule.host.decode()}, not {found}"
+        return (3, 0), f"host: the route is for {rule.host.decode()}, not {found}"
     fitting, reason = _path_reason(rule.pattern, path)
     if reason:
-        return (3, -fitting), f"path: {reason}"
+        return (4, -fitting), f"path: {reason}"
     if rule.methods is not None and not _allows(rule.methods, request.method):
-        return (1, 0), f"method: the route allows {', '.join(sorted(method.decode() for method in rule.methods))}"
+        return (2, 0), f"method: the route allows {', '.join(sorted(method.decode() for method in rule.methods))}"
+    failed = request.why_not(rule.conditions)
+    if failed:
+        return (1, len(failed)), f"match: {', and '.join(failed)}"
     assert winner is not None
-    keys = zip(("host", "path", "method"), specificity(rule), specificity(winner), strict=False)
+    names = ("host", "path", "priority", "method", "match")
+    keys = zip(names, specificity(rule), specificity(winner), strict=False)
     decided = next((what for what, own, other in keys if own != other), "method")
     return (0, 0), f"{decided}: the route matches too, but is less specific"
 
@@ -209,6 +257,9 @@ def _path_reason(pattern: str, path: bytes) -> tuple[int, str | None]:
             return index, f"segment {index + 1} is {found!r}, not {segment.text!r}"
         if segment.kind == PARAMETER and not found:
             return index, f"segment {index + 1} is empty, but {segment} must not be"
+        constraint = segment.pattern if segment.kind == PARAMETER else None
+        if constraint is not None and not constraint.matches(found.encode()):
+            return index, f"segment {index + 1} is {found!r}, which {segment} does not match"
     if len(segments) > len(wanted):
         return len(wanted), f"the path continues with {'/' + '/'.join(segments[len(wanted) :])!r}"
     return len(wanted), None

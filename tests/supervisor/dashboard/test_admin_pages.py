@@ -102,11 +102,15 @@ def test_an_explanation_names_the_route_and_the_reasons(serve: Serve) -> None:
     assert found["route"]["label"] == "/user/{user_id}" and found["route"]["params"] == {"user_id": "42"}
     assert found["route"]["upstream_path"] == "/user/42?full=1"
     assert read(served, "/explain?method=POST&url=/nowhere")["status"] == 404
+    fields = "header=X-A:%201&header=Cookie:%20b%3D1&from=10.0.0.1"
+    assert read(served, f"/explain?url=/user/42&{fields}")["route"]["match"] == []
     for query, text in (
         ("method=get&url=/", b"did you mean GET?"),
         ("method=G%00&url=/", b"allowed is a method"),
         ("url=user", b"allowed is a path"),
         ("url=ftp://host/", b"allowed are http and https"),
+        ("url=/&header=X-A", b"allowed is 'Name: value'"),
+        ("url=/&from=nowhere", b"allowed is an IPv4 or IPv6 address"),
     ):
         status, _, body = get(served, f"/explain?{query}")
         assert status == 400 and text in body, query

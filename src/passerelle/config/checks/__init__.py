@@ -9,7 +9,6 @@ The file is longer than 400 lines because it holds the order of all checks.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from passerelle.config.checks.guards import (
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
 from passerelle.config.checks.listeners import WILDCARD_ADDRESSES, listener_findings, listener_hints, same_socket
+from passerelle.config.checks.match import match_warnings, order_errors
 from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
@@ -57,11 +57,12 @@ from passerelle.config.models.listeners import Listener, PassedSocket
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.units import duration_text
-from passerelle.config.problems import Finding, Loc, key_of
+from passerelle.config.problems import Finding, Loc
 from passerelle.config.reading.wording import hint
 from passerelle.config.versions import version_services
 from passerelle.routing.paths import REST, Pattern, PatternError, Template
-from passerelle.routing.router import Router, RouteRule, specificity
+from passerelle.routing.router import Router, RouteRule
+from passerelle.routing.rules import specificity
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST_NAMES = 12
@@ -124,16 +125,17 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
     blocks = partial.blocks - {"tls"} if no_clients else partial.blocks
     for each in partial.routes:
         yield from _route(each, partial.services, blocks)
-    yield from _duplicates(partial.routes)
+    kept = [each for each in partial.routes if not each.repaired & {"path", "host", "methods", "match", "priority"}]
+    yield from order_errors([(("routes", each.index), each.route) for each in kept])
     if partial.jwt is not None:
         yield from jwt_errors(partial.jwt)
     if partial.tls is not None:
         yield from listener_errors(partial.tls)
     if partial.sessions is not None:
         yield from session_errors(partial.sessions, partial.listen or ())
-    for block, kept in (("keys", partial.keys), ("sessions", partial.sessions)):
-        if kept is not None:
-            yield from store_errors(block, kept.store, "store" in given(kept), partial.blocks)
+    for block, stored in (("keys", partial.keys), ("sessions", partial.sessions)):
+        if stored is not None:
+            yield from store_errors(block, stored.store, "store" in given(stored), partial.blocks)
     yield from redis_errors(partial.blocks)
     yield from alert_errors(partial.alerts, [each.route.label for each in partial.routes], partial.services)
     yield from version_alert_errors(partial.alerts, partial.services)
@@ -179,6 +181,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     yield from slash_warnings(config)
     yield from shadow_warnings(config)
     yield from action_warnings(config)
+    yield from match_warnings(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -202,7 +205,8 @@ def rules(config: Config) -> list[RouteRule]:
 def rules_of(route: Route) -> list[RouteRule]:
     """Convert a route to rules of the router, one for each of its hosts."""
     hosts = [host.encode() if host is not None else None for host in route.hosts]
-    return [RouteRule(host, route.accepted, route.path, route, route.keeps_slashes) for host in hosts]
+    more = (route.keeps_slashes, route.conditions, route.priority)
+    return [RouteRule(host, route.accepted, route.path, route, *more) for host in hosts]
 
 
 def rule_of(route: Route) -> RouteRule:
@@ -429,23 +433,3 @@ def _parameters(loc: Loc, names: Iterable[str], pattern: Pattern | None) -> Iter
                 else "the path has none"
             )
             yield Finding(loc, f"found the parameter {{{name}}}; {has}{hint(name, known)}")
-
-
-def _duplicates(routes: list[PartialRoute]) -> Iterator[Finding]:
-    """Find routes that match the same requests: same host, method and path, except for the names of parameters."""
-    seen: dict[tuple[str | None, str, str], Loc] = {}
-    for each in routes:
-        if each.repaired & {"path", "host", "methods"}:
-            continue
-        route = each.route
-        shape = Pattern.parse(route.path).shape
-        loc: Loc = ("routes", each.index)
-        clashes: dict[Loc, list[str]] = {}
-        accepted = sorted(m.decode() for m in route.accepted) if route.accepted is not None else ["every method"]
-        for host, method in itertools.product(dict.fromkeys(route.hosts), accepted):
-            first = seen.setdefault((host, shape, method), loc)
-            if first != loc and method not in clashes.setdefault(first, []):
-                clashes[first].append(method)
-        for first, methods in clashes.items():
-            same = "host, path" if route.host else "path"
-            yield Finding((*loc, "path"), f"same {same} and method ({', '.join(methods)}) as {key_of(first)}")

@@ -59,6 +59,6 @@ def action_warnings(config: Config) -> Iterator[Finding]:
         redirect = route.redirect
         if redirect is None or redirect.path is None:
             continue
-        if given(redirect) & {"scheme", "host", "www"} or redirect.path != route.path.replace("*}", "}"):
+        if given(redirect) & {"scheme", "host", "www"} or redirect.path != route.plain_path:
             continue
         yield Finding(("routes", index, "redirect", "path"), "it is the path of the route; the redirect would loop")

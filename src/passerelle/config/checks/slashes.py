@@ -37,7 +37,7 @@ def slash_warnings(config: Config) -> Iterator[Finding]:
     for index, route in enumerate(config.routes):
         if not route.keeps_slashes:
             continue
-        reached = _segments(route.rewrite or route.path, route, decoded=True)
+        reached = _segments(route.rewrite or _unconstrained(route), route, decoded=True)
         for other in config.routes:
             more = _has_more_guards(other, route)
             paths = [path for name in route.destinations for path in _paths(other, name)] if more else []
@@ -62,7 +62,11 @@ def _paths(route: Route, service: str | None) -> list[str]:
         return [route.login.path] if route.login.service == service else []
     if route.compose is not None:
         return [part.path for part in route.compose.values() if service in part.destinations]
-    return [route.rewrite or route.path] if service in route.destinations else []
+    return [route.rewrite or _unconstrained(route)] if service in route.destinations else []
+
+
+def _unconstrained(route: Route) -> str:
+    return Pattern.parse(route.path).unconstrained
 
 
 def _segments(path: str, route: Route, *, decoded: bool) -> Segments:

@@ -225,7 +225,7 @@ Url = Annotated[
 ]
 
 
-def parse_network(found: object) -> object:
+def parse_network(found: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Parse an address range such as ``10.0.0.0/8``, or a single address."""
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; allowed is an address range, such as 10.0.0.0/8")

@@ -40,7 +40,9 @@ from passerelle.config.models.headers import (
     Cors,
     OptionalSecurityHeaders,
     RequestHeaders,
+    RequestWhen,
     ResponseHeaders,
+    ResponseWhen,
     SecurityHeaders,
 )
 from passerelle.config.models.health import Health
@@ -50,6 +52,7 @@ from passerelle.config.models.instances import Instances
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
 from passerelle.config.models.listeners import DEFAULT_LISTENERS, Listener, Listeners
+from passerelle.config.models.match import Match
 from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
@@ -74,6 +77,8 @@ from passerelle.config.models.values import (
 )
 from passerelle.config.origins import Origins
 from passerelle.config.reading.included import Included
+from passerelle.routing.conditions import Condition, digest_of
+from passerelle.routing.paths import Pattern
 
 __all__ = [
     "S3",
@@ -103,6 +108,7 @@ __all__ = [
     "Limits",
     "Listener",
     "Login",
+    "Match",
     "Model",
     "OnError",
     "Override",
@@ -110,9 +116,11 @@ __all__ = [
     "RateLimit",
     "Redirect",
     "RequestHeaders",
+    "RequestWhen",
     "Require",
     "Respond",
     "ResponseHeaders",
+    "ResponseWhen",
     "Retries",
     "Rollout",
     "RolloutShadow",
@@ -320,6 +328,12 @@ class _RouteKeys(Model):
         min_length=1,
         description="Matches these methods only; `GET` includes `HEAD`. By default all (`compose`, `static`: `GET`).",
     )
+    match: Annotated[Match, Takes("[mapping](#match)")] | None = Field(
+        default=None, description="Matches requests only if their fields, query, cookies or clients meet conditions."
+    )
+    priority: Annotated[int, WholeNumber(-1000, 1000)] = Field(
+        default=0, description="Decides among routes of the same host and path: the highest number comes first."
+    )
     service: ServiceName | None = Field(default=None, description="The service that requests are forwarded to.")
     compose: Annotated[dict[Name, Part], Takes("mapping of keys to [parts](#a-part-of-a-composition)")] | None = Field(
         default=None, min_length=1, description="The parts of a composed response, a JSON object: key to part."
@@ -382,11 +396,21 @@ class Route(Defaults, _RouteKeys):
     @property
     def prefix(self) -> str:
         """The literal prefix of the path that the rewrite strips, or an empty string."""
-        path = self.path.replace("*}", "}")
+        path = self.plain_path
         if self.rewrite is None or not path.endswith(self.rewrite):
             return ""
         prefix = path.removesuffix(self.rewrite)
         return "" if "{" in prefix else prefix
+
+    @property
+    def plain_path(self) -> str:
+        """The path as a template: without stars, and without constraints of parameters."""
+        return Pattern.parse(self.path).plain
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions for the router."""
+        return self.match.conditions if self.match is not None else ()
 
     @property
     def hosts(self) -> tuple[str | None, ...]:
@@ -410,9 +434,12 @@ class Route(Defaults, _RouteKeys):
 
     @property
     def label(self) -> str:
-        """The name in logs and metrics: methods, host and pattern, never the path of a request."""
+        """The name in logs and metrics: methods, host and pattern, never the path of a request.
+
+        A digest stands for the conditions, whose values may be secrets.
+        """
         methods = ",".join(self.methods) + " " if self.methods else ""
-        return f"{methods}{','.join(self.host or ())}{self.path}"
+        return f"{methods}{','.join(self.host or ())}{self.path}{digest_of(self.conditions)}"
 
     @property
     def destinations(self) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.json_schema import WithJsonSchema
 
 from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
@@ -166,10 +167,40 @@ ProbeField = Annotated[Text, AfterValidator(_probe_name), Takes("name of a field
 RequestName = Annotated[Text, AfterValidator(_request_name), Takes("name of a field")]
 ResponseName = Annotated[Text, AfterValidator(_response_name), Takes("name of a field")]
 _Values = Takes("mapping of fields to values")
+MOST_CONDITIONAL: Final = 32
+"""Conditional rules of one kind that a route may have."""
+
+_MEDIA_TYPE = re.compile(r"[!#$%&'+.^_`|~0-9a-z-]+/(?:\*|[!#$%&'+.^_`|~0-9a-z-]+)").fullmatch
 
 
-class RequestHeaders(Model):
-    """Rules for the header fields that services receive."""
+def check_media_type(text: str) -> str:
+    """Check a media type or a range of them, such as ``text/*``; return it in lower case."""
+    if not _MEDIA_TYPE(text.lower()):
+        raise ValueError(f"found {text!r}; allowed is a media type such as application/json, or text/*")
+    return text.lower()
+
+
+def _matched_status(found: object) -> str:
+    text = str(found) if isinstance(found, int) and not isinstance(found, bool) else found
+    if isinstance(text, str) and re.fullmatch(r"[2-5](?:[0-9]{2}|xx)", text):
+        return text
+    raise ValueError(
+        f"found {describe(found)}; allowed is a status from 200 to 599 such as 404, or a class such as 5xx"
+    )
+
+
+MatchedField = Annotated[Text, AfterValidator(_field), Takes("name of a field", "names of fields")]
+MediaType = Annotated[Text, AfterValidator(check_media_type), Takes("media type", "media types")]
+MatchedStatus = Annotated[
+    Text,
+    BeforeValidator(_matched_status),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[2-5]([0-9]{2}|xx)$"}]}),
+    Takes("status", "statuses"),
+]
+
+
+class RequestChanges(Model):
+    """Changes to the header fields that services receive."""
 
     set: Annotated[dict[RequestName, Value], _Values] = Field(
         default={},
@@ -181,13 +212,43 @@ class RequestHeaders(Model):
         min_length=1,
         description="Fields to add to those of the same name; `{name}` is a parameter of the path.",
     )
+    default: Annotated[dict[RequestName, Value], _Values] = Field(
+        default={},
+        min_length=1,
+        description="Fields to add if there is none of the same name; `{name}` is a parameter of the path.",
+    )
     remove: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
         default=(), min_length=1, description="Fields of the client that services do not receive."
     )
 
 
-class ResponseHeaders(Model):
-    """Rules for the header fields that clients receive."""
+class RequestWhen(RequestChanges):
+    """Changes to requests that meet all conditions, judged before any rule changes a field."""
+
+    present: Annotated[tuple[MatchedField, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Fields that the request must have."
+    )
+    absent: Annotated[tuple[MatchedField, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Fields that the request must not have."
+    )
+    content_type: Annotated[tuple[MediaType, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Media types, of which the body must have one; `text/*` for all texts."
+    )
+
+
+class RequestHeaders(RequestChanges):
+    """Rules for the header fields that services receive."""
+
+    when: Annotated[tuple[RequestWhen, ...], OneOrMore, Takes("[rule](#when), or a list")] = Field(
+        default=(),
+        min_length=1,
+        max_length=MOST_CONDITIONAL,
+        description="Further rules, for requests that meet conditions. They are applied after the others, in order.",
+    )
+
+
+class ResponseChanges(Model):
+    """Changes to the header fields that clients receive."""
 
     set: Annotated[dict[ResponseName, Value], _Values] = Field(
         default={}, min_length=1, description="Fields that replace all fields of the same name."
@@ -195,8 +256,39 @@ class ResponseHeaders(Model):
     add: Annotated[dict[ResponseName, Value], _Values] = Field(
         default={}, min_length=1, description="Fields to add to those of the same name."
     )
+    default: Annotated[dict[ResponseName, Value], _Values] = Field(
+        default={}, min_length=1, description="Fields to add if there is none of the same name."
+    )
     remove: Annotated[tuple[ResponseName, ...], OneOrMore] = Field(
         default=(), min_length=1, description="Fields of the service that clients do not receive."
+    )
+
+
+class ResponseWhen(ResponseChanges):
+    """Changes to responses that meet all conditions, judged before any rule changes a field."""
+
+    status: Annotated[tuple[MatchedStatus, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Statuses such as `404` or `5xx`, of which the response must have one."
+    )
+    present: Annotated[tuple[MatchedField, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Fields that the response must have."
+    )
+    absent: Annotated[tuple[MatchedField, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Fields that the response must not have."
+    )
+    content_type: Annotated[tuple[MediaType, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Media types, of which the body must have one; `text/*` for all texts."
+    )
+
+
+class ResponseHeaders(ResponseChanges):
+    """Rules for the header fields that clients receive."""
+
+    when: Annotated[tuple[ResponseWhen, ...], OneOrMore, Takes("[rule](#when), or a list")] = Field(
+        default=(),
+        min_length=1,
+        max_length=MOST_CONDITIONAL,
+        description="Further rules, for responses that meet conditions. They are applied after the others, in order.",
     )
 
 

@@ -8,14 +8,19 @@ of its route. Settings that concern lifetimes alone are not among these rules.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import product
 from typing import Any, Final
 
-from passerelle.caching.keys import KeyRule, parameters
+from passerelle.caching.keys import KeyRule, RouteKeyRule, parameters
 from passerelle.caching.settings import CacheSettings, IdentitySharing
 from passerelle.config.models.cache import RouteCache
-from passerelle.config.models.config import Config
+from passerelle.config.models.config import Config, Route
 from passerelle.config.models.split import Split
 from passerelle.proxy_cache.cache import OUTCOMES, Cache, CachePlan, StorageRules, Tag
+from passerelle.routing.paths import Pattern
 
 # The most purges by path, each of which scans the whole store; beyond that everything is evicted.
 _MOST_PURGES: Final = 8
@@ -122,6 +127,37 @@ def make_plan(
     tags = tuple(Tag(text) for text in route.tags) if route is not None else ()
     whole = settings.key == KeyRule()
     return CachePlan(cache, settings, tags, counts, not_stored, route is not None, whole, era)
+
+
+def told_apart(config: Config, route: Route, plan: CachePlan | None) -> CachePlan | None:
+    """Return the ``plan`` of ``route`` such that it shares no response with other routes to the same URIs.
+
+    Hits before routing would not see conditions, so neither routes with conditions have them, nor those that serve what
+    is left of the same URIs.
+    """
+    if plan is None:
+        return None
+    if route.conditions:
+        digest = blake2b(route.label.encode(), digest_size=8).hexdigest().encode("ascii")
+        key = RouteKeyRule.of(plan.settings.key, digest)
+        return replace(plan, settings=replace(plan.settings, key=key), whole_uri=False)
+    others = (other for other in config.routes if other.conditions)
+    return replace(plan, whole_uri=False) if any(_may_meet(route, other) for other in others) else plan
+
+
+def _may_meet(one: Route, other: Route) -> bool:
+    """Return whether both routes may serve the same URI."""
+    hosts = product(one.host, other.host) if one.host is not None and other.host is not None else ()
+    if hosts and not any(_same_hosts(*pair) for pair in hosts):
+        return False
+    return _parsed(one.path).overlaps(_parsed(other.path))
+
+
+_parsed = lru_cache(maxsize=1024)(Pattern.parse)
+
+
+def _same_hosts(one: str, other: str) -> bool:
+    return one == other or any(a.startswith("*.") and b.endswith(a[1:]) for a, b in ((one, other), (other, one)))
 
 
 def cache_settings(route: RouteCache, identity_fields: frozenset[bytes], host: str | None) -> CacheSettings:

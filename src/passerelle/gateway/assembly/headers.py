@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.headers import Cors as CorsSettings
-from passerelle.config.models.headers import RequestHeaders, ResponseHeaders, SecurityHeaders
+from passerelle.config.models.headers import (
+    RequestChanges,
+    RequestHeaders,
+    RequestWhen,
+    ResponseChanges,
+    ResponseWhen,
+    SecurityHeaders,
+)
 from passerelle.errors import CannotStart
-from passerelle.gateway.response_headers import _ACCESS_CONTROL, ResponseHeaderRules
+from passerelle.gateway.response_headers import _ACCESS_CONTROL, ConditionalHeaderRules, ResponseHeaderRules
 from passerelle.gateway.reverse_rewriting import ReverseRewriting, RewritingHeaderRules
 from passerelle.http import content_coding
 from passerelle.http.content_coding import CodingRule
+from passerelle.security.conditional_headers import (
+    ConditionalRequestRules,
+    HeadCondition,
+    RequestEdit,
+    ResponseEdit,
+)
 from passerelle.security.cors import CorsPolicy
 from passerelle.security.header_rules import RequestHeaderRules, SecurityHeaderFields, StrippedPrefixRules
 
@@ -53,8 +68,26 @@ def response_header_rules(
     if security_headers is not None and security_headers[1]:
         strip += security_headers[0].names
     fields = security_headers[0] if security_headers is not None else None
+    if rules is not None and (rules.when or rules.default):
+        own = [name for name in strip if name.decode("ascii") not in (*rules.remove, *rules.set)]
+        first = (own, b"", None, None, False, hides_timing)
+        before = ResponseHeaderRules(*first) if rewriting is None else RewritingHeaderRules(rewriting, *first)
+        edits = [_response_edit(None, rules), *(_response_edit(_condition(each), each) for each in rules.when)]
+        return ConditionalHeaderRules(before, edits, ResponseHeaderRules([], b"", fields, cors, request_id))
     settings = (strip, added, fields, cors, request_id, hides_timing)
     return ResponseHeaderRules(*settings) if rewriting is None else RewritingHeaderRules(rewriting, *settings)
+
+
+def _condition(rule: RequestWhen | ResponseWhen) -> HeadCondition:
+    """Build the condition of a conditional rule."""
+    statuses = [status.encode("ascii") for status in rule.status] if isinstance(rule, ResponseWhen) else []
+    names = ([name.encode("ascii") for name in found] for found in (rule.present, rule.absent, rule.content_type))
+    return HeadCondition(statuses, *names, aliases=isinstance(rule, RequestWhen))
+
+
+def _response_edit(condition: HeadCondition | None, rules: ResponseChanges) -> ResponseEdit:
+    strip = [name.encode("ascii") for name in (*rules.remove, *rules.set)]
+    return ResponseEdit(condition, strip, _lines(rules), _encoded(rules.default))
 
 
 def _reverse_rewriting(config: Config, route: Route) -> ReverseRewriting | None:
@@ -84,12 +117,23 @@ def request_rules(route: Route) -> RequestHeaderRules | None:
 def _request_rules(settings: RequestHeaders | None) -> RequestHeaderRules | None:
     if settings is None:
         return None
-    put = {name.encode("ascii"): value.encode("ascii") for name, value in settings.set.items()}
-    add = {name.encode("ascii"): value.encode("ascii") for name, value in settings.add.items()}
-    return RequestHeaderRules(put, add, [name.encode("ascii") for name in settings.remove])
+    if not settings.when and not settings.default:
+        return _plain_rules(settings)
+    edits = [RequestEdit(None, _plain_rules(settings), _encoded(settings.default))]
+    edits += [RequestEdit(_condition(each), _plain_rules(each), _encoded(each.default)) for each in settings.when]
+    return ConditionalRequestRules(edits)
 
 
-def _lines(rules: ResponseHeaders) -> bytes:
+def _plain_rules(rules: RequestChanges) -> RequestHeaderRules:
+    remove = [name.encode("ascii") for name in rules.remove]
+    return RequestHeaderRules(_encoded(rules.set), _encoded(rules.add), remove)
+
+
+def _encoded(fields: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {name.encode("ascii"): value.encode("ascii") for name, value in fields.items()}
+
+
+def _lines(rules: ResponseChanges) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in (*rules.set.items(), *rules.add.items())).encode("ascii")
 
 

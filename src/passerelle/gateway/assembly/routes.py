@@ -15,13 +15,14 @@ from passerelle.access.preflight import PreflightHandler
 from passerelle.compose.composition import Composition, CompositionPart
 from passerelle.compose.json_steps import StepQueue
 from passerelle.compose.plans import TERMS, ComposedRoute, PartPlan
+from passerelle.config import rules_of
 from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.hedge import Percentile
 from passerelle.config.models.split import Split
 from passerelle.gateway.assembly.actions import action_of, in_maintenance, with_pages
-from passerelle.gateway.assembly.caching import make_plan
+from passerelle.gateway.assembly.caching import make_plan, told_apart
 from passerelle.gateway.assembly.guards import GuardFactory
 from passerelle.gateway.assembly.headers import request_rules, response_header_rules, rule_of
 from passerelle.gateway.assembly.shadows import with_shadow
@@ -34,7 +35,7 @@ from passerelle.observability.metrics import UNMATCHED, Metrics, RouteMetrics
 from passerelle.proxy_cache.cache import Cache, CachePlan
 from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.routing.paths import Pattern, Template
-from passerelle.routing.router import Router, RouteRule
+from passerelle.routing.router import Router
 from passerelle.upstream.addressed_request import AddressedRequest
 from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.guarded_request import GuardedRequest
@@ -85,11 +86,7 @@ def build_router(plans: Plans, maintenance: frozenset[str] | None) -> Router:
         (route, in_maintenance(plan) if maintenance is None or route.label in maintenance else plan)
         for route, plan in plans
     ]
-    return Router(
-        RouteRule(host.encode("ascii") if host else None, route.accepted, route.path, plan, route.keeps_slashes)
-        for route, plan in in_force
-        for host in route.hosts
-    )
+    return Router(replace(rule, value=plan) for route, plan in in_force for rule in rules_of(route))
 
 
 def unmatched_plan(
@@ -136,7 +133,7 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
         size = min(body_limit, MAX_BODY)
         fixed = (metrics, log, size, guards, None, None, response_rules, preflight)
         return HandlerPlan(*fixed, None, handler, guard_names=names)
-    cache = _cache_plan(route, route.cache, resources, metrics)
+    cache = told_apart(config, route, _cache_plan(route, route.cache, resources, metrics))
     common = (
         metrics,
         log,

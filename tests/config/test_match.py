@@ -1,0 +1,74 @@
+"""Warnings about routes with the same host and path, and the models of conditions."""
+
+from __future__ import annotations
+
+import pytest
+
+from passerelle.config import inspect_text, load_text
+from passerelle.config.schema import json_schema
+
+SERVICES = "services: {u: {targets: ['http://127.0.0.1:1']}}\nroutes:\n"
+A1, B1 = '{headers: {X-A: "1"}}', '{headers: {X-A: "1"}, cookies: {b: "1"}}'
+
+
+def warned(*routes: str) -> list[str]:
+    text = SERVICES + "".join(f"  - {{service: u, path: /a, {keys}}}\n" for keys in routes)
+    report = inspect_text(text)
+    assert not report.errors
+    return [f"{problem.key}: {problem.message}" for problem in report.warnings]
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        (f"match: {A1}", ""),
+        (f"match: {A1}", f"match: {B1}", ""),
+        (f"match: {A1}, methods: GET, priority: 1", f"match: {B1}"),
+        ("priority: 1, methods: GET", f"match: {A1}"),
+        ("priority: 1, host: [a.example, b.example]", f"match: {A1}, host: [a.example, c.example]"),
+        ("match: {headers: {X-A: {not: '1'}}}, priority: 1", f"match: {A1}"),
+        ("match: {query: {a: {prefix: x}}}, priority: 1", "match: {query: {a: {prefix: [xy, z]}}}"),
+    ],
+)
+def test_routes_that_can_be_reached(routes: tuple[str, ...]) -> None:
+    assert warned(*routes) == []
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        ("priority: 1", f"match: {A1}"),
+        (f"match: {A1}, priority: 1", f"match: {B1}"),
+        ("priority: 1", f"match: {A1}, methods: [GET, PUT]"),
+        ("match: {query: {a: {prefix: x}}}, priority: 1", "match: {query: {a: {prefix: [xy, xz]}}}"),
+        ("match: {query: {a: {not: {prefix: x}}}}, priority: 1", "match: {query: {a: {is: [y, z]}}}"),
+        ("match: {clients: 10.0.0.0/8}, priority: 1", "match: {clients: [10.1.0.0/16, 10.2.0.0/16]}"),
+        ("match: {cookies: {a: {present: true}}}, priority: 1", "match: {cookies: {a: {pattern: x+}}}"),
+    ],
+)
+def test_routes_that_no_request_reaches(routes: tuple[str, ...]) -> None:
+    expected = "routes[1].path: no request reaches the route: routes[0] comes first, and takes them all"
+    assert warned(*routes) == [expected]
+
+
+def test_priorities_without_an_effect_and_cors_of_other_routes() -> None:
+    assert warned("priority: 1") == ["routes[0].priority: without an effect: no other route has the same host and path"]
+    (message,) = warned("cors: {origins: '*'}", f"match: {A1}")
+    assert message == (
+        "routes[1].path: cors differs from cors of routes[0]; a preflight has no cookies and no values of fields"
+    )
+
+
+def test_labels_are_stable_and_have_no_values() -> None:
+    headers = ("headers: {X-Key: s3cret, X-B: ['1', '2']}", "headers: {X-B: ['2', '1'], X-Key: s3cret}")
+    matches = (f"{headers[0]}, query: {{a/b: c}}", f"query: {{a/b: c}}, {headers[1]}")
+    configs = [load_text(f"{SERVICES}  - {{service: u, path: /a, match: {{{match}}}}}\n") for match in matches]
+    (one,), (two,) = (config.routes for config in configs)
+    assert one.label == two.label == "/a[header:x-b,header:x-key,query:a%2Fb~" + one.label[-9:]
+    assert "s3cret" not in one.label
+
+
+def test_the_schema_has_the_conditions() -> None:
+    assert {"headers", "query", "cookies", "clients", "content_type"} == set(
+        json_schema()["$defs"]["Match"]["properties"]
+    )
