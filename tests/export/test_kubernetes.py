@@ -441,6 +441,7 @@ class TestSecrets:
         known = {
             ("AdminPort", "token"),
             ("IdentityToken", "secret"),
+            ("FixedKey", "key"),
             ("Jwt", "secret"),
             ("Webhook", "secret"),
             ("Webhook", "url"),
@@ -451,7 +452,7 @@ class TestSecrets:
         }
         assert hidden == known
         ends = {place[-2:] if place[-1] is None else place[-1:] for place in SECRETS}
-        assert {("token",), ("secret",), ("url",), ("headers", None), ("secret_key",)} == ends
+        assert {("token",), ("secret",), ("url",), ("headers", None), ("secret_key",), ("key",)} == ends
 
 
 class TestNetwork:

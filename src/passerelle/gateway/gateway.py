@@ -25,6 +25,7 @@ from passerelle.gateway.assembly.actions import error_pages
 from passerelle.gateway.assembly.caching import evict_changed_routes, open_cache
 from passerelle.gateway.assembly.certificates import Certificates
 from passerelle.gateway.assembly.guards import GuardFactory
+from passerelle.gateway.assembly.query_keys import take_query_keys
 from passerelle.gateway.assembly.routes import PlanResources, Plans, build_plans, build_router, unmatched_plan
 from passerelle.gateway.assembly.second_level import SecondLevel
 from passerelle.gateway.assembly.services import (
@@ -136,7 +137,7 @@ class Gateway:
         self._use_cache(cache, era, config)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._tracing = Tracing(self)
-        self._listener.handler = self._tracing.handler(config, self.context)
+        self._listener.handler = take_query_keys(config, self._tracing.handler(config, self.context))
         self.metrics.traces = self._tracing.counts
         self._listener.descriptors = DescriptorLimit(descriptors.limit(), logger.warning)
         self._sweep = sweep_seconds(config, SWEEP)
@@ -268,7 +269,7 @@ class Gateway:
         context.router = router
         context.unmatched = unmatched_plan(config, self.metrics, self._route_log, pages)
         self._use_cache(cache, era, config)
-        self._listener.handler = self._tracing.handler(config, context)
+        self._listener.handler = take_query_keys(config, self._tracing.handler(config, context))
 
     def _retire_service(self, name: str) -> None:
         """Retire a service that the configuration has no longer: requests in flight end, and no others are sent."""

@@ -17,7 +17,7 @@ from passerelle.routing.router import Router, RouteRule
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The top-level key that configures each kind of credentials.
-_BLOCKS = {"jwt": "jwt", "key": "keys", "mtls": "tls", "session": "sessions"}
+_BLOCKS = {"basic": "basic", "jwt": "jwt", "key": "keys", "mtls": "tls", "session": "sessions"}
 
 
 def route_guards(loc: Loc, route: Route, repaired: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
@@ -178,8 +178,8 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
         host = urlsplit(jwt.jwks).hostname
         if host not in _LOOPBACK:
             yield Finding(("jwt", "jwks"), "without https, anyone on the network path can replace the keys")
-    limited = any(route.rate_limit or route.login for route in config.routes)
-    kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
+    limited = config.basic is not None or any(route.rate_limit or route.login for route in config.routes)
+    kept = SHARED in config.stores.values()
     cached = any(route.is_cached for route in config.routes)
     if config.redis is not None and not (limited or kept or cached or config.splits):
         text = "no route has a rate_limit, a cache, a login or a split, so nothing is shared"
@@ -189,6 +189,6 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
     yield from _session_warnings(config)
     yield from _token_warnings(config)
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
-    for block in ("jwt", "keys", "sessions"):
+    for block in ("basic", "jwt", "keys", "sessions"):
         if getattr(config, block) is not None and block not in used:
             yield Finding((block,), "no route accepts these credentials", at_key=True)

@@ -8,6 +8,7 @@ The file is longer than 400 lines because the keys of services, routes and the f
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
@@ -27,6 +28,7 @@ from passerelle.config.models.balance import (
     Sticky,
 )
 from passerelle.config.models.base import Model, Takes, given, raise_first
+from passerelle.config.models.basic import Basic
 from passerelle.config.models.cache import Cache, RouteCache
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.concurrency import Concurrency
@@ -35,7 +37,7 @@ from passerelle.config.models.defaults import Defaults
 from passerelle.config.models.discovery import Dns
 from passerelle.config.models.error_pages import ErrorPages
 from passerelle.config.models.forward_auth import ForwardAuth
-from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.models.guards import Clients, FixedKey, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.models.headers import (
     Cors,
     OptionalSecurityHeaders,
@@ -81,6 +83,7 @@ __all__ = [
     "AlertSettings",
     "Backup",
     "Balance",
+    "Basic",
     "Breaker",
     "Cache",
     "Certificate",
@@ -93,6 +96,7 @@ __all__ = [
     "Defaults",
     "Dns",
     "Eject",
+    "FixedKey",
     "ForwardAuth",
     "Health",
     "Hedge",
@@ -506,6 +510,9 @@ class Config(Model):
         default=None, description="How JSON web tokens are verified, for routes with `auth: [jwt]`."
     )
     keys: Keys | None = Field(default=None, description="Where API keys are stored, for routes with `auth: [key]`.")
+    basic: Annotated[Basic, Takes("[mapping](#basic)")] | None = Field(
+        default=None, description="User names and passwords of a file, for routes with `auth: [basic]`."
+    )
     sessions: Sessions | None = Field(
         default=None, description="Logins and session cookies, for routes with `auth: [session]`."
     )
@@ -577,6 +584,12 @@ class Config(Model):
         return found | {
             name: pair.rollout for name, pair in self._versions.items() if pair.new is not None and pair.splits
         }
+
+    @property
+    def stores(self) -> dict[str, Literal["redis"] | Path]:
+        """Where `keys` and `sessions` are stored, without those that are in the file alone."""
+        found = {"keys": self.keys.store} if self.keys is not None and self.keys.has_store else {}
+        return found | ({"sessions": self.sessions.store} if self.sessions is not None else {})
 
     @property
     def scheme(self) -> str:

@@ -64,10 +64,11 @@ class Defaults(Model):
     clients: Clients | None = Field(
         default=None, description="Allowed client addresses, behind `trusted_proxies` the original ones. Others: 403."
     )
-    auth: Annotated[tuple[Literal["jwt", "key", "mtls", "session"], ...], Takes("list of kinds")] = Field(
+    auth: Annotated[tuple[Literal["basic", "jwt", "key", "mtls", "session"], ...], Takes("list of kinds")] = Field(
         default=(),
         min_length=1,
-        description="Accepted kinds of credentials: `jwt`, `key`, `mtls`, `session`. Without a valid one: 401.",
+        description="Accepted kinds of credentials: `basic`, `jwt`, `key`, `mtls`, `session`. Without a valid one, the "
+        "response is 401.",
     )
     require: Require | None = Field(
         default=None, description="What an authenticated client must have. Otherwise: 403. With `auth` only."
