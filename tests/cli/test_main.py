@@ -289,6 +289,7 @@ def test_routes_as_json(run: Run) -> None:
         "static": None,
         "login": None,
         "logout": False,
+        "oidc": False,
         "services": {
             "user": {
                 "name": "user",

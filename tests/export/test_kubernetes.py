@@ -442,6 +442,7 @@ class TestSecrets:
             ("AdminPort", "token"),
             ("IdentityToken", "secret"),
             ("FixedKey", "key"),
+            ("Oidc", "client_secret"),
             ("Jwt", "secret"),
             ("Webhook", "secret"),
             ("Webhook", "url"),
@@ -452,7 +453,15 @@ class TestSecrets:
         }
         assert hidden == known
         ends = {place[-2:] if place[-1] is None else place[-1:] for place in SECRETS}
-        assert {("token",), ("secret",), ("url",), ("headers", None), ("secret_key",), ("key",)} == ends
+        assert {
+            ("token",),
+            ("secret",),
+            ("url",),
+            ("headers", None),
+            ("secret_key",),
+            ("key",),
+            ("client_secret",),
+        } == ends
 
 
 class TestNetwork:
@@ -522,6 +531,7 @@ def test_prometheus_keeps_the_labels_of_metrics() -> None:
     assert endpoint["honorLabels"] is True
 
 
+OIDC = {"client_id": "shop", "client_secret": "${SECRET:-}x", "origin": "https://shop.example"}
 LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "access_log": (TARGETS, [], {"access_log": "var/a.log"}),
     "redis": (TARGETS, [], {"redis": "redis://localhost"}),
@@ -532,6 +542,11 @@ LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "keys.store": (TARGETS, [], {"keys": {"store": "k.db"}, "redis": "redis://10.0.0.9"}),
     "sessions.store": (TARGETS, [], {"sessions": {"store": "k.db"}, "redis": "redis://10.0.0.9"}),
     "sessions.insecure": (TARGETS, [], {"sessions": {"insecure": True}, "redis": "redis://10.0.0.9"}),
+    "oidc.issuer": (
+        TARGETS,
+        [{"path": "/oidc/{step}", "oidc": True}],
+        {"oidc": {**OIDC, "issuer": "http://localhost"}, "sessions": {}, "redis": "redis://10.0.0.9"},
+    ),
     "tracing.endpoint": (TARGETS, [], {"tracing": {"endpoint": "http://127.0.0.1:4318"}}),
     "services.u.targets[0]": ({"targets": ["http://127.0.0.1:5000"]}, [], {}),
     "services.u.targets[0].file": ({"targets": [{"file": "t.yaml"}]}, [], {}),

@@ -31,10 +31,15 @@ class RedisSessionProvider(SessionProvider):
         if not self.redis.usable:
             raise store_unavailable("sessions")
 
-    def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
+    def open(
+        self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done, links: tuple[bytes, ...] = ()
+    ) -> bytes:
         """Open a session that replaces the session ``old``. Return its id, which is valid once ``done`` is called."""
         identity = new_id()
         ended = None if old is None else digest_of_valid(old)
+        if links and self._sessions.link(links, digest_of_valid(identity)) is None:
+            raise store_unavailable("sessions")
+        # After the links, on the same connection: there is no session that they do not name.
         self._run(self._sessions.open(ended, digest_of_valid(identity), user, roles), self._forget_around(ended, done))
         return identity
 
@@ -42,6 +47,10 @@ class RedisSessionProvider(SessionProvider):
         """End a session in all gateways; ``done`` is called when that is written."""
         digest = digest_of_valid(identity)
         self._run(self._sessions.end(digest), self._forget_around(digest, done))
+
+    def end_linked(self, link: bytes, done: Done) -> None:
+        """End all sessions with ``link``, in all gateways; ``done`` is called when that is written."""
+        self._run(self._sessions.end_linked(link), done)
 
     def _run(self, call: ScriptCall | None, done: Done) -> None:
         if call is None:

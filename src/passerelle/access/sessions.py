@@ -16,8 +16,17 @@ from pathlib import Path
 
 from passerelle.errors import Failure, Kind
 from passerelle.observability.events import STORE
-from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
+from passerelle.security.credentials.session_store import (
+    Lifetimes,
+    Session,
+    SessionStore,
+    digest_of,
+    link_of,
+    new_id,
+)
 from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, SessionMethod
+
+__all__ = ["Done", "FileSessionProvider", "SessionProvider", "SessionSettings", "digest_of_valid", "link_of"]
 
 # How often the file is checked for changes (seconds): the longest time until a session that another worker has ended is
 # refused.
@@ -70,12 +79,21 @@ class SessionProvider:
         :raises Failure: if it cannot.
         """
 
-    def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
-        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called."""
+    def open(
+        self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done, links: tuple[bytes, ...] = ()
+    ) -> bytes:
+        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called.
+
+        ``links`` are what :meth:`end_linked` finds it by.
+        """
         raise NotImplementedError
 
     def revoke(self, identity: bytes, done: Done) -> None:
         """End a session; ``done`` is called when that is written."""
+        raise NotImplementedError
+
+    def end_linked(self, link: bytes, done: Done) -> None:
+        """End all sessions with ``link``; ``done`` is called when that is written."""
         raise NotImplementedError
 
     def _forget_around(self, digest: bytes | None, done: Done) -> Done:
@@ -124,14 +142,20 @@ class FileSessionProvider(SessionProvider):
         self._writer.shutdown(wait=True)
         self._store.close()
 
-    def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
-        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called."""
+    def open(
+        self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done, links: tuple[bytes, ...] = ()
+    ) -> bytes:
+        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called.
+
+        ``links`` are what :meth:`end_linked` finds it by.
+        """
         identity = new_id()
         now = time.time()
         session = Session(user, roles, now, now)
         ended = None if old is None else digest_of_valid(old)
         self._write(
-            lambda store: store.replace(ended, digest_of_valid(identity), session), self._forget_around(ended, done)
+            lambda store: store.replace(ended, digest_of_valid(identity), session, links),
+            self._forget_around(ended, done),
         )
         return identity
 
@@ -139,6 +163,15 @@ class FileSessionProvider(SessionProvider):
         """End a session; ``done`` is called when that is written."""
         digest = digest_of_valid(identity)
         self._write(lambda store: store.revoke(digest), self._forget_around(digest, done))
+
+    def end_linked(self, link: bytes, done: Done) -> None:
+        """End all sessions with ``link``; ``done`` is called when that is written."""
+
+        def ended(failure: Failure | None) -> None:
+            self.method.refresh()
+            done(failure)
+
+        self._write(lambda store: store.revoke_linked(link), ended)
 
     def _write(self, write: Callable[[SessionStore], None], done: Done) -> None:
         def ended(future: asyncio.Future[None]) -> None:

@@ -254,7 +254,7 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         (
             "jwt api_key apikey key_auth authentication basic_auth",
             "auth",
-            _write("auth: [key], or basic, jwt, mtls, session"),
+            _write("auth: [key], or basic, jwt, mtls, oidc, session"),
         ),
         ("retry retries num_retries", "attempts", _attempts),
         ("gzip compression", "compress", _write("compress: true")),

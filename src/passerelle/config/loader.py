@@ -29,6 +29,7 @@ from passerelle.config.models.error_pages import ErrorPages
 from passerelle.config.models.guards import Keys, fixed_key_shape
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
+from passerelle.config.models.oidc import Oidc
 from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, needs_services, route_shape, service_shape
@@ -342,6 +343,7 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         _block(source, "sessions", Sessions),
         _block(source, "keys", Keys),
         _block(source, "basic", Basic),
+        _block(source, "oidc", Oidc),
         _block(source, "identity_token", IdentityToken),
         _block(source, "alerts", AlertSettings),
     )

@@ -11,7 +11,13 @@ from passerelle.config.reading import yaml_tree
 from passerelle.config.reading.substitute import substitute
 
 _SECRETS = (
-    *(("jwt", "secret"), ("identity_token", "secret"), ("admin", "token"), ("alerts", "webhook", "secret")),
+    *(
+        ("jwt", "secret"),
+        ("oidc", "client_secret"),
+        ("identity_token", "secret"),
+        ("admin", "token"),
+        ("alerts", "webhook", "secret"),
+    ),
     *(("backup", "s3", "access_key"), ("backup", "s3", "secret_key")),
 )
 

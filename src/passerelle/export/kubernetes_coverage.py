@@ -53,6 +53,8 @@ COVERAGE = Coverage(
         "AdminPort.token": Exported("a value in the file is a loss: it is not exported"),
         "IdentityToken.secret": Exported("a value in the file is a loss: it is not exported"),
         "FixedKey.key": Exported("a value in the file is a loss: it is not exported"),
+        "Oidc.client_secret": Exported("a value in the file is a loss: it is not exported"),
+        "Oidc.issuer": Exported("a loopback address is a loss"),
         "Jwt.secret": Exported("a value in the file is a loss: it is not exported"),
         "Sticky.secret": Exported("a value in the file is a loss: it is not exported"),
         "Webhook.secret": Exported("a value in the file is a loss: it is not exported"),

@@ -37,6 +37,7 @@ from passerelle.config.checks.guards import (
 )
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
+from passerelle.config.checks.oidc import oidc_errors
 from passerelle.config.checks.passwords import basic_errors, basic_warnings, key_errors, key_warnings
 from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
@@ -54,6 +55,7 @@ from passerelle.config.models.config import Config, Part, Route, RouteCache, Ser
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import Jwt
+from passerelle.config.models.oidc import Oidc
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.units import duration_text
@@ -92,6 +94,7 @@ class PartialConfig:
     sessions: Sessions | None
     keys: Keys | None
     basic: Basic | None
+    oidc: Oidc | None
     identity_token: IdentityToken | None
     alerts: AlertSettings | None
     log: Path | None
@@ -103,8 +106,8 @@ class PartialConfig:
         routes = [PartialRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
-        credentials = (config.jwt, config.tls, config.sessions, config.keys, config.basic, config.identity_token)
-        of_file = (*credentials, config.alerts, log, config.errors)
+        credentials = (config.jwt, config.tls, config.sessions, config.keys, config.basic, config.oidc)
+        of_file = (*credentials, config.identity_token, config.alerts, log, config.errors)
         return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
@@ -135,6 +138,8 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
         yield from session_errors(partial.sessions, partial.listen)
     if partial.keys is not None:
         yield from key_errors(partial.keys)
+    if partial.oidc is not None:
+        yield from oidc_errors(partial.oidc, partial.sessions, partial.blocks, [each.route for each in partial.routes])
     if partial.basic is not None:
         yield from basic_errors(partial.basic)
     for block, kept in (("keys", partial.keys), ("sessions", partial.sessions)):

@@ -51,6 +51,7 @@ from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.instances import Instances
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
+from passerelle.config.models.oidc import Oidc
 from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
@@ -106,6 +107,7 @@ __all__ = [
     "Limits",
     "Login",
     "Model",
+    "Oidc",
     "OnError",
     "Override",
     "Part",
@@ -337,6 +339,10 @@ class _RouteKeys(Model):
     )
     login: Login | None = Field(default=None, description="Makes the route log users in.")
     logout: Yes | None = Field(default=None, description="`true`: the route ends the session of the client.")
+    oidc: Yes | None = Field(
+        default=None,
+        description="`true`: the route handles logins with the provider of `oidc`; its path ends in `{step}`.",
+    )
     rewrite: TemplateText | None = Field(
         default=None,
         description="The path that the service sees, or that is looked up in the folder, filled with the parameters.",
@@ -379,6 +385,8 @@ class Route(Defaults, _RouteKeys):
             return frozenset(method.encode() for method in self.methods)
         if self.login is not None or self.logout:
             return frozenset({b"POST"})
+        if self.oidc:
+            return frozenset({b"GET", b"POST"})
         return frozenset({b"GET"}) if self.compose is not None or self.static is not None else None
 
     @property
@@ -515,6 +523,9 @@ class Config(Model):
     )
     sessions: Sessions | None = Field(
         default=None, description="Logins and session cookies, for routes with `auth: [session]`."
+    )
+    oidc: Annotated[Oidc, Takes("[mapping](#oidc)")] | None = Field(
+        default=None, description="Login with an identity provider (OpenID Connect), for routes with `auth: [oidc]`."
     )
     alerts: Annotated[AlertSettings, Takes("[mapping](#alerts)")] | None = Field(
         default=None, description="Conditions on rates, latency, certificates and restarts, and a webhook for them."

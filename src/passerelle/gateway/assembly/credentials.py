@@ -18,6 +18,7 @@ from passerelle.security.credentials.authentication import QUERY_KEY_FIELD, KeyM
 
 if TYPE_CHECKING:
     from passerelle.access.jwt_keys import JwtProvider
+    from passerelle.access.oidc.provider import OidcProvider
     from passerelle.access.redis_client import RedisClient
 
 
@@ -110,6 +111,30 @@ def read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: JwtProv
         raise CannotStart(f"jwt: cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:
         raise CannotStart(f"jwt: {jwt.key}: {error}") from error
+
+
+def open_oidc(config: Config, loop: asyncio.AbstractEventLoop, before: OidcProvider | None) -> OidcProvider | None:
+    """Return the identity provider, or that of ``before`` with its metadata and keys; None without one."""
+    oidc = config.oidc
+    if oidc is None:
+        return None
+    # Imported only where a configuration has a provider: see read_tokens.
+    from passerelle.access.oidc.provider import OidcProvider, OidcSettings
+
+    route = next(route for route in config.routes if route.oidc)
+    settings = OidcSettings(
+        oidc.issuer,
+        oidc.client_id,
+        oidc.client_secret,
+        oidc.scopes,
+        oidc.origin,
+        route.path.rpartition("/")[0],
+        oidc.after_logout,
+        oidc.consumer_claim,
+        oidc.roles_claim,
+        oidc.leeway,
+    )
+    return before if before is not None and before.settings == settings else OidcProvider(settings, loop)
 
 
 def redis_client(config: Config, loop: asyncio.AbstractEventLoop, before: RedisClient | None) -> RedisClient | None:

@@ -24,6 +24,7 @@ from passerelle.gateway.assembly.credentials import (
     fixed_keys,
     key_fields,
     open_keys,
+    open_oidc,
     open_sessions,
     read_tokens,
     redis_client,
@@ -61,8 +62,10 @@ from passerelle.upstream.subrequest import Subrequest
 
 if TYPE_CHECKING:
     from passerelle.access.jwt_keys import JwtProvider
+    from passerelle.access.oidc.provider import OidcProvider
     from passerelle.access.redis_client import RedisClient
     from passerelle.security.jwt.issuer import Signer
+    from passerelle.security.oidc.pending_login import LoginCookies
 
 
 def _signer(config: Config) -> Signer | None:
@@ -140,6 +143,13 @@ class GuardFactory:
         self._basic: BasicProvider | None = self._open_users(loop, before._basic if before is not None else None)
         if self._basic is not None:
             self._methods["basic"] = self._basic.method
+        self._oidc: OidcProvider | None = open_oidc(config, loop, before._oidc if before is not None else None)
+        self._login_cookies: LoginCookies | None = None
+        if self._oidc is not None and self._sessions is not None and config.oidc is not None:
+            from passerelle.security.oidc.pending_login import LoginCookies
+
+            self._methods["oidc"] = self._sessions.method
+            self._login_cookies = LoginCookies(config.oidc.client_secret, secure=self._sessions.cookies.secure)
         self._signer = _signer(config)
         self._tokens: JwtProvider | None = read_tokens(config, loop, before._tokens if before is not None else None)
         if self._tokens is not None:
@@ -157,10 +167,10 @@ class GuardFactory:
 
     def _background(
         self, other: GuardFactory | None
-    ) -> list[BasicProvider | KeyProvider | JwtProvider | RedisClient | SessionProvider]:
+    ) -> list[BasicProvider | KeyProvider | JwtProvider | OidcProvider | RedisClient | SessionProvider]:
         """Return the providers with background work that are not shared with ``other``."""
         shared = [] if other is None else other._background(None)
-        parts = (self._basic, self._keys, self._tokens, self._redis, self._sessions)
+        parts = (self._basic, self._keys, self._tokens, self._oidc, self._redis, self._sessions)
         return [part for part in parts if part is not None and not any(part is each for each in shared)]
 
     def for_route(
@@ -192,10 +202,16 @@ class GuardFactory:
         if route.auth:
             keys = self._config.keys if "key" in route.auth else None
             hidden = key_fields(keys) if keys is not None else ()
-            guards.append(Authenticate([self._methods[name] for name in route.auth], hidden))
+            methods = [self._methods[name] for name in route.auth]
+            if "oidc" in route.auth and self._oidc is not None and self._login_cookies is not None:
+                from passerelle.access.oidc.guard import AuthenticateOrLogin
+
+                guards.append(AuthenticateOrLogin(methods, hidden, self._oidc, self._login_cookies))
+            else:
+                guards.append(Authenticate(methods, hidden))
         if "basic" in route.auth:
             guards.append(HideBasic())
-        if self._sessions is not None and "session" in route.auth:
+        if self._sessions is not None and {"oidc", "session"} & set(route.auth):
             # The session cookie is the gateway's own credential: no service receives it, whichever method succeeded.
             guards.append(HideCookies((self._sessions.cookies.name, self._sessions.cookies.token)))
         return guards
@@ -255,7 +271,11 @@ class GuardFactory:
             names.add(header)
         if keys is not None and keys.query is not None:
             names.add(QUERY_KEY_FIELD)
-        cookies = () if self._sessions is None else (self._sessions.cookies.name, self._sessions.cookies.token)
+        cookies: list[bytes] = []
+        if self._sessions is not None:
+            cookies += (self._sessions.cookies.name, self._sessions.cookies.token)
+        if self._login_cookies is not None:
+            cookies += self._login_cookies.names
         return WithheldFields(names, header, cookies) if names or header is not None or cookies else None
 
     def for_preflight(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
@@ -274,6 +294,10 @@ class GuardFactory:
         sessions, login = self._sessions, route.login
         if sessions is None:
             raise CannotStart(f"sessions: {route.label} needs them, and they are not configured")
+        if route.oidc and self._oidc is not None and self._login_cookies is not None:
+            from passerelle.access.oidc.handlers import OidcHandler
+
+            return OidcHandler(self._oidc, sessions, self._login_cookies)
         if login is None or policy is None:
             return LogoutHandler(sessions)
         logins = self._throttle(route.label, login)

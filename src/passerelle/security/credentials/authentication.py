@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from passerelle.errors import Failure, Kind
+from passerelle.http.messages import Response
 from passerelle.security.credentials.api_keys import ApiKey, KeyStore, digest_of
 from passerelle.security.credentials.bounded_memo import BoundedMemo
 from passerelle.security.guard import GuardedCall, PendingResult, RequestRefused
@@ -54,7 +55,7 @@ class Authenticate:
         self._methods = tuple(methods)
         self._hidden = hidden
 
-    def __call__(self, call: GuardedCall) -> PendingResult | None:
+    def __call__(self, call: GuardedCall) -> Response | PendingResult | None:
         """Establish ``call.identity``."""
         reasons: list[str] = []
         challenges: list[tuple[bytes, bytes]] = []

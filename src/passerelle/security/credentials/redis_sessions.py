@@ -35,6 +35,7 @@ from passerelle.security.guard import GuardedCall
 from passerelle.security.ratelimit.redis import ScriptCall, ScriptRunner
 
 PREFIX: Final = b"passerelle:1:session:"
+LINK_PREFIX: Final = b"passerelle:1:session-link:"
 _MICROSECONDS: Final = 1_000_000
 
 # The prologue of each script sets ``now`` (us). The worker that caches a session knows its latest use and passes it
@@ -68,6 +69,25 @@ redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.ceil(math.min(ARGV[1] 
 return {found[1], found[2], left}
 """
 
+# KEYS: links. ARGV: the Redis key of a session, and how long a session lasts at most (us).
+LINK: Final = """
+for _, link in ipairs(KEYS) do
+  redis.call('SADD', link, ARGV[1])
+  redis.call('PEXPIRE', link, string.format('%.0f', math.ceil(ARGV[2] / 1000)))
+end
+return {1}
+"""
+
+# KEYS: a link.
+END_LINKED: Final = """
+local session = redis.call('SPOP', KEYS[1])
+while session do
+  redis.call('DEL', session)
+  session = redis.call('SPOP', KEYS[1])
+end
+return {1}
+"""
+
 # KEYS: the session.
 END: Final = "return {redis.call('DEL', KEYS[1])}"
 
@@ -96,6 +116,15 @@ class RedisSessions:
     def touch(self, digest: bytes, ago: float | None) -> ScriptCall | None:
         """Find a session and record a use; the caller last saw it used ``ago`` seconds before."""
         return self._store.run_or_queue(HOLD, [key_of(digest)], [*self._times, b"-1" if ago is None else _text(ago)])
+
+    def link(self, links: tuple[bytes, ...], digest: bytes) -> ScriptCall | None:
+        """Let :meth:`end_linked` find a session by each of ``links``."""
+        keys = [LINK_PREFIX + link.hex().encode("ascii") for link in links]
+        return self._store.run_or_queue(LINK, keys, [key_of(digest), self._times[1]])
+
+    def end_linked(self, link: bytes) -> ScriptCall | None:
+        """End all sessions with ``link``."""
+        return self._store.run_or_queue(END_LINKED, [LINK_PREFIX + link.hex().encode("ascii")], [])
 
     def end(self, digest: bytes) -> ScriptCall | None:
         """End a session; ending it again has no effect."""

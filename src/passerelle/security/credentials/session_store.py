@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,21 @@ CREATE TABLE IF NOT EXISTS sessions (
     used REAL NOT NULL
 ) STRICT, WITHOUT ROWID
 """
+
+
+# Sessions that were begun at an identity provider, by what it names when it ends them: see link_of().
+_LINKS = """
+CREATE TABLE IF NOT EXISTS links (
+    link BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (link, digest)
+) STRICT, WITHOUT ROWID
+"""
+
+
+def link_of(issuer: str, kind: str, value: str) -> bytes:
+    """Return what sessions of ``value``, a user (``sub``) or a session (``sid``) of a provider, are found by."""
+    return hashlib.sha256(json.dumps([issuer, kind, value]).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +85,40 @@ class SessionStore(SqliteFile):
         # Each commit is synced to disk: a revoked session does not reappear after a crash of the machine.
         super().__init__(path, _SCHEMA, "FULL")
 
+    def _open(self) -> None:
+        super()._open()
+        try:
+            self._db.execute(_LINKS)
+        except sqlite3.Error:
+            self._db.close()
+            raise
+
     def find(self, digest: bytes) -> Session | None:
         """Return the session with this digest, or None."""
         found = self._db.execute("SELECT user, roles, created, used FROM sessions WHERE digest = ?", (digest,))
         row: tuple[str, str, float, float] | None = found.fetchone()
         return None if row is None else Session(row[0], tuple(json.loads(row[1])), row[2], row[3])
 
-    def replace(self, old: bytes | None, digest: bytes, session: Session) -> None:
-        """Store a new session and end the client's previous one, in one transaction."""
+    def replace(self, old: bytes | None, digest: bytes, session: Session, links: tuple[bytes, ...] = ()) -> None:
+        """Store a new session with its ``links`` and end the client's previous one, in one transaction."""
         with self._transaction():
             if old is not None:
                 self._db.execute("DELETE FROM sessions WHERE digest = ?", (old,))
             row = (digest, session.user, json.dumps(session.roles), session.created, session.used)
             self._db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", row)
+            self._db.executemany("INSERT INTO links VALUES (?, ?)", [(link, digest) for link in links])
 
     def revoke(self, digest: bytes) -> None:
         """End a session; ending it again has no effect."""
         with self._transaction():
             self._db.execute("DELETE FROM sessions WHERE digest = ?", (digest,))
+
+    def revoke_linked(self, link: bytes) -> None:
+        """End all sessions with ``link``."""
+        with self._transaction():
+            digests = "SELECT digest FROM links WHERE link = ?"
+            self._db.execute(f"DELETE FROM sessions WHERE digest IN ({digests})", (link,))  # noqa: S608
+            self._db.execute("DELETE FROM links WHERE link = ?", (link,))
 
     def touch(self, used: Mapping[bytes, float], lifetimes: Lifetimes, now: float) -> None:
         """Record when sessions (by digest) were last used, then delete those that have expired at ``now``.
@@ -100,3 +132,4 @@ class SessionStore(SqliteFile):
             )
             over = (now - lifetimes.idle, now - lifetimes.absolute)
             self._db.execute("DELETE FROM sessions WHERE used <= ? OR created <= ?", over)
+            self._db.execute("DELETE FROM links WHERE digest NOT IN (SELECT digest FROM sessions)")
