@@ -112,6 +112,8 @@ def provider(running: Provider) -> Provider:
     running.auth_method, running.sends_issuer, running.is_down = "client_secret_basic", False, False
     running.metadata, running.claims, running.algorithm = {}, {}, "RS256"
     running.user = User("ada", {"roles": ["admin", "two words", 5], "sid": "session-1", "nested": {"roles": "a b"}})
+    running.refreshable.clear()
+    running.refreshes_without_id = False
     running.codes.clear(), running.tokens.clear(), running.exchanges.clear()
     return running
 
@@ -391,7 +393,13 @@ def test_no_secret_is_logged_or_sent_on(shop: Shop, caplog: pytest.LogCaptureFix
     target, given = shop.begin(browser)
     ended = browser.get(target)
     assert ended.get("referrer-policy") == b"no-referrer"
-    secrets = [given["code"], SECRET, *shop.provider.tokens, shop.provider.exchanges[0]["code_verifier"]]
+    secrets = [
+        given["code"],
+        SECRET,
+        *shop.provider.refreshable,
+        *shop.provider.tokens,
+        shop.provider.exchanges[0]["code_verifier"],
+    ]
     assert len(shop.provider.tokens) == 2
     browser.get("/app/x")
     shop.provider.claims = {"nonce": "wrong"}
@@ -447,6 +455,125 @@ def test_metadata_that_are_wrong_are_not_used(
     shop = Shop(rig, tmp_path, provider)
     assert shop.browser().get("/app/x").status == 503
     assert any("no metadata of" in record.getMessage() for record in rig.log.records)
+
+
+# ---- claims are refreshed
+
+
+class Clock:
+    """The clock of refreshes: due ones need not be waited for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        real = time.time
+        monkeypatch.setattr("passerelle.access.oidc.renewal.time.time", lambda: real() + self.ahead)
+
+
+def refreshing(shop: Shop) -> int:
+    return sum(each["grant_type"] == "refresh_token" for each in shop.provider.exchanges)
+
+
+@pytest.fixture(params=["file", pytest.param("redis", marks=needs("redis-server"))])
+def fresh(request: pytest.FixtureRequest, rig: Rig, tmp_path: Path, provider: Provider) -> Shop:
+    if request.param == "file":
+        return Shop(rig, tmp_path, provider, refresh="60s")
+    shared: RedisServer = request.getfixturevalue("server")
+    with redis.Redis(port=shared.port) as client:
+        client.flushall()
+    return Shop(rig, tmp_path, provider, shared.url, refresh="60s")
+
+
+def test_roles_follow_the_provider(fresh: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, browser = Clock(monkeypatch), fresh.browser()
+    fresh.login(browser)
+    assert browser.get("/admin").status == 200
+    fresh.provider.user = User("ada", {"roles": ["customer"]})
+    assert (browser.get("/admin").status, refreshing(fresh)) == (200, 0)  # not due
+    clock.ahead = 61
+    assert (browser.get("/admin").status, refreshing(fresh)) == (403, 1)
+    assert browser.get("/app/x").status == 200
+    assert fresh.upstream.requests[-1].all("x-consumer-roles") == [b"customer"]
+    clock.ahead = 200
+    fresh.provider.user = User("ada", {"roles": ["admin"]})
+    assert (browser.get("/admin").status, refreshing(fresh)) == (200, 2)  # with the token of the first refresh
+
+
+def test_one_gateway_alone_refreshes_a_session(
+    rig: Rig, tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    shops = [Shop(rig, tmp_path, provider, refresh="60s") for _ in range(3)]  # workers of one machine
+    browser = shops[0].browser()
+    shops[0].login(browser)
+    others = [shop.browser() for shop in shops]
+    for other in others:
+        other.cookies = dict(browser.cookies)
+        assert other.get("/app/x").status == 200
+    clock.ahead = 61
+    for _ in range(3):
+        assert [other.get("/app/x").status for other in others] == [200, 200, 200]
+    assert refreshing(shops[0]) == 1
+
+
+def test_a_user_whom_the_provider_refuses_is_logged_out(fresh: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, browser = Clock(monkeypatch), fresh.browser()
+    fresh.login(browser)
+    fresh.provider.refreshable.clear()
+    clock.ahead = 61
+    assert browser.get("/app/x", ("Accept", "*/*")).status == 401
+    assert browser.get("/app/x").status == 302
+
+
+@pytest.mark.parametrize("claims", [{"sub": "bob"}, {"iss": "https://attacker.example"}, {"aud": "other"}], ids=str)
+def test_a_refreshed_id_token_for_others_ends_the_session(
+    rig: Rig, tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any]
+) -> None:
+    clock, shop = Clock(monkeypatch), Shop(rig, tmp_path, provider, refresh="60s")
+    browser = shop.browser()
+    shop.login(browser)
+    provider.claims = claims
+    clock.ahead = 61
+    assert browser.get("/app/x", ("Accept", "*/*")).status == 401
+
+
+def test_a_session_goes_on_while_the_provider_does_not_respond(fresh: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, browser = Clock(monkeypatch), fresh.browser()
+    fresh.login(browser)
+    fresh.provider.is_down = True
+    clock.ahead = 61
+    for _ in range(3):
+        assert browser.get("/app/x").status == 200
+    fresh.provider.is_down = False
+    fresh.provider.user = User("ada", {"roles": ["customer"]})
+    clock.ahead = 200
+    assert (browser.get("/admin").status, refreshing(fresh)) == (403, 1)
+
+
+def test_a_refresh_without_an_id_token_keeps_the_roles(fresh: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, browser = Clock(monkeypatch), fresh.browser()
+    fresh.login(browser)
+    fresh.provider.refreshes_without_id = True
+    for clock.ahead in (61, 200):
+        assert browser.get("/admin").status == 200
+    assert refreshing(fresh) == 2
+
+
+def test_a_store_that_is_read_reveals_no_refresh_token(
+    rig: Rig, tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, shop = Clock(monkeypatch), Shop(rig, tmp_path, provider, refresh="60s")
+    browser = shop.browser()
+    shop.login(browser)
+    (token,) = provider.refreshable
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("sessions.db*"))
+    assert token.encode() not in stored and browser.cookies["__Host-session"].encode() not in stored
+    # Another secret of the client cannot unseal it: the session ends, and no token is sent.
+    changed = {**shop.top["oidc"], "client_secret": "another"}
+    shop.gateway.reload(shop.services, shop.routes, **{**shop.top, "oidc": changed})
+    wait_until(lambda: shop.gateway.gateway._guards._oidc._metadata is not None, "metadata", 10)
+    clock.ahead = 61
+    assert browser.get("/app/x", ("Accept", "*/*")).status == 401
+    assert refreshing(shop) == 0
 
 
 # ---- the end of sessions
@@ -548,3 +675,14 @@ def test_a_reload_keeps_metadata_and_applies_another_client(shop: Shop) -> None:
     assert browser.get("/app/x").status == 200
     wait_until(lambda: shop.gateway.gateway._guards._oidc._metadata is not None, "metadata", 10)
     assert late.get(target).status == 303  # begun before the reload
+
+
+def test_logouts_of_the_provider_are_bounded(shop: Shop) -> None:
+    handler = next(plan for route, plan in shop.gateway.gateway._plans if route.oidc).handler
+    right = urlencode({"iss": shop.provider.issuer, "sid": "session-1"})
+    browser = shop.browser()
+    handler._ending = 64
+    assert browser.get(f"/oidc/frontchannel?{right}").status == 503
+    handler._ending = 0
+    assert browser.get(f"/oidc/frontchannel?{right}").status == 200
+    assert handler._ending == 0

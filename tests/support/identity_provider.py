@@ -11,12 +11,12 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import flask
 from authlib.integrations.flask_oauth2 import AuthorizationServer
-from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, grants
+from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, TokenMixin, grants
 from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import OpenIDCode
 from joserfc import jwt
@@ -62,7 +62,7 @@ class _Client(ClientMixin):
         return response_type == "code"
 
     def check_grant_type(self, grant_type: str) -> bool:
-        return grant_type == "authorization_code"
+        return grant_type in ("authorization_code", "refresh_token")
 
 
 @dataclass
@@ -95,6 +95,18 @@ class _Code(AuthorizationCodeMixin):
 
 
 @dataclass
+class _Refresh(TokenMixin):
+    sub: str
+    scope: str
+
+    def check_client(self, client: _Client) -> bool:
+        return client.get_client_id() == CLIENT
+
+    def get_scope(self) -> str:
+        return self.scope
+
+
+@dataclass
 class Provider:
     """The provider. Tests change its attributes: what it claims, signs with, and leaves out."""
 
@@ -107,6 +119,8 @@ class Provider:
     claims: dict[str, Any] = field(default_factory=dict)  # replace those of the next ID tokens
     codes: dict[str, _Code] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
+    refreshable: dict[str, _Refresh] = field(default_factory=dict)  # a refresh token is used once
+    refreshes_without_id: bool = False
     exchanges: list[dict[str, str]] = field(default_factory=list)
     algorithm: str = "RS256"
 
@@ -115,7 +129,7 @@ class Provider:
         self.rotate()
         self._app = flask.Flask(__name__)
         self._app.secret_key = "test"
-        self._app.config["OAUTH2_REFRESH_TOKEN_GENERATOR"] = False
+        self._app.config["OAUTH2_REFRESH_TOKEN_GENERATOR"] = True
         self._routes()
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server = make_server("127.0.0.1", 0, self._app, threaded=True)
@@ -151,6 +165,25 @@ class Provider:
         }
         return self.sign({name: value for name, value in claims.items() if value is not None})
 
+    def id_token(self, user: User, nonce: str | None) -> str:
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer,
+            "aud": CLIENT,
+            "iat": now,
+            "exp": now + 300,
+            "sub": user.sub,
+            "nonce": nonce,
+            **user.claims,
+            **self.claims,
+        }
+        signed = self.sign({name: value for name, value in claims.items() if value is not None})
+        self.tokens.append(signed)
+        return signed
+
+    def keep(self, token: dict[str, Any], user: User) -> None:
+        self.refreshable[token["refresh_token"]] = _Refresh(user.sub, token.get("scope", ""))
+
     def authorize(self, url: str) -> tuple[str, dict[str, str]]:
         """Let the user log in at ``url``; return where the browser is sent, and the parameters of it."""
         with self._app.test_client() as browser:
@@ -164,11 +197,11 @@ class Provider:
         server = AuthorizationServer(
             app,
             query_client=lambda name: _Client(provider) if name == CLIENT else None,
-            save_token=lambda token, request: None,
+            save_token=lambda token, request: provider.keep(token, request.user),
         )
 
         class CodeGrant(grants.AuthorizationCodeGrant):
-            TOKEN_ENDPOINT_AUTH_METHODS = ["client_secret_basic", "client_secret_post"]
+            TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = ["client_secret_basic", "client_secret_post"]
 
             def save_authorization_code(self, code: str, request: Any) -> None:
                 asked = request.payload.data
@@ -198,23 +231,32 @@ class Provider:
             def process_token(self, grant: Any, response: Any) -> Any:
                 _, token, _ = response
                 code = grant.request.authorization_code
-                now = int(time.time())
-                claims = {
-                    "iss": provider.issuer,
-                    "aud": CLIENT,
-                    "iat": now,
-                    "exp": now + 300,
-                    "sub": code.user.sub,
-                    "nonce": code.nonce,
-                    **code.user.claims,
-                    **provider.claims,
-                }
-                signed = provider.sign({name: value for name, value in claims.items() if value is not None})
-                provider.tokens += [signed, token["access_token"]]
-                token["id_token"] = signed
+                provider.tokens.append(token["access_token"])
+                token["id_token"] = provider.id_token(code.user, code.nonce)
                 return token
 
         server.register_grant(CodeGrant, [IdToken(require_nonce=True), CodeChallenge(required=True)])
+
+        class RefreshGrant(grants.RefreshTokenGrant):
+            TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = CodeGrant.TOKEN_ENDPOINT_AUTH_METHODS
+            INCLUDE_NEW_REFRESH_TOKEN = True
+
+            def authenticate_refresh_token(self, refresh_token: str) -> _Refresh | None:
+                return provider.refreshable.pop(refresh_token, None)
+
+            def authenticate_user(self, refresh_token: _Refresh) -> User | None:
+                return provider.user if provider.user.sub == refresh_token.sub else None
+
+            def issue_token(self, user: User, refresh_token: _Refresh) -> Any:
+                token = super().issue_token(user, refresh_token)
+                if not provider.refreshes_without_id:
+                    token["id_token"] = provider.id_token(user, None)
+                return token
+
+            def revoke_old_credential(self, refresh_token: _Refresh) -> None:
+                pass
+
+        server.register_grant(RefreshGrant)
 
         @app.before_request
         def fail() -> Any:

@@ -36,6 +36,8 @@ SCRIPTS: Final = (
     redis_sessions.END,
     redis_sessions.LINK,
     redis_sessions.END_LINKED,
+    redis_sessions.GRANT,
+    redis_sessions.CLAIM,
 )
 # The name of each script in Redis: Redis itself uses its SHA-1, which protects no secret.
 _NAMES: Final = {

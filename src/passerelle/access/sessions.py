@@ -17,6 +17,7 @@ from pathlib import Path
 from passerelle.errors import Failure, Kind
 from passerelle.observability.events import STORE
 from passerelle.security.credentials.session_store import (
+    Grant,
     Lifetimes,
     Session,
     SessionStore,
@@ -26,7 +27,7 @@ from passerelle.security.credentials.session_store import (
 )
 from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, SessionMethod
 
-__all__ = ["Done", "FileSessionProvider", "SessionProvider", "SessionSettings", "digest_of_valid", "link_of"]
+__all__ = ["Claimed", "Done", "FileSessionProvider", "SessionProvider", "SessionSettings", "digest_of_valid", "link_of"]
 
 # How often the file is checked for changes (seconds): the longest time until a session that another worker has ended is
 # refused.
@@ -36,6 +37,8 @@ WRITE = 5.0
 
 # Called at the end of a write: with None, or with the reason why it failed.
 Done = Callable[[Failure | None], None]
+# Called with the grant of a session, None without one, or the reason why it cannot be read.
+Claimed = Callable[[Grant | Failure | None], None]
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +97,20 @@ class SessionProvider:
 
     def end_linked(self, link: bytes, done: Done) -> None:
         """End all sessions with ``link``; ``done`` is called when that is written."""
+        raise NotImplementedError
+
+    def keep_grant(self, identity: bytes, grant: Grant, done: Done) -> None:
+        """Keep what a session has of its provider; ``done`` is called when that is written."""
+        raise NotImplementedError
+
+    def claim_grant(self, identity: bytes, now: float, until: float, done: Claimed) -> None:
+        """Pass the grant of a session to ``done``, or None without one; if it is due, no other worker gets it so until
+        then.
+        """
+        raise NotImplementedError
+
+    def renew(self, identity: bytes, roles: tuple[str, ...], grant: Grant, done: Done) -> None:
+        """Replace roles and grant of a session; ``done`` is called when that is written."""
         raise NotImplementedError
 
     def _forget_around(self, digest: bytes | None, done: Done) -> Done:
@@ -172,6 +189,25 @@ class FileSessionProvider(SessionProvider):
             done(failure)
 
         self._write(lambda store: store.revoke_linked(link), ended)
+
+    def keep_grant(self, identity: bytes, grant: Grant, done: Done) -> None:
+        """Keep what a session has of its provider; ``done`` is called when that is written."""
+        digest = digest_of_valid(identity)
+        self._write(lambda store: store.keep_grant(digest, grant), done)
+
+    def claim_grant(self, identity: bytes, now: float, until: float, done: Claimed) -> None:
+        """Pass the grant of a session to ``done``: see :meth:`.SessionStore.claim_grant`."""
+        digest = digest_of_valid(identity)
+        found: list[Grant | None] = []
+        self._write(
+            lambda store: found.append(store.claim_grant(digest, now, until)),
+            lambda failure: done(found[0] if failure is None else failure),
+        )
+
+    def renew(self, identity: bytes, roles: tuple[str, ...], grant: Grant, done: Done) -> None:
+        """Replace roles and grant of a session; ``done`` is called when that is written."""
+        digest = digest_of_valid(identity)
+        self._write(lambda store: store.renew(digest, roles, grant), self._forget_around(digest, done))
 
     def _write(self, write: Callable[[SessionStore], None], done: Done) -> None:
         def ended(future: asyncio.Future[None]) -> None:

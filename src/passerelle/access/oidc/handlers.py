@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
@@ -17,26 +17,24 @@ import orjson
 from passerelle.access.interfaces import HandlerExchange
 from passerelle.access.login import fail_exchange_on_error, refuse_forged, with_current_session
 from passerelle.access.oidc.guard import PRIVATE, begin
-from passerelle.access.oidc.provider import BEGIN_AGAIN, OidcProvider
+from passerelle.access.oidc.provider import BEGIN_AGAIN, OidcProvider, Tokens
+from passerelle.access.oidc.renewal import Renewals, user_of
 from passerelle.access.sessions import SessionProvider, link_of
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Response
 from passerelle.security.credentials.authentication import CredentialRejected
-from passerelle.security.credentials.session_store import Session
-from passerelle.security.credentials.sessions import identity_of
 from passerelle.security.guard import GuardedCall
 from passerelle.security.oidc.metadata import Metadata
 from passerelle.security.oidc.pending_login import LoginCookies, PendingLogin, is_own_path
 from passerelle.security.oidc.tokens import (
     check_id_token,
     check_logout_token,
-    claim_at,
-    roles_of,
     signed_claims,
 )
 
 _MOST_PARAMETERS: Final = 20
 _LONGEST_CODE: Final = 4096
+_MOST_ENDING: Final = 64
 
 
 def parameters(text: bytes) -> dict[str, str]:
@@ -56,7 +54,11 @@ def parameters(text: bytes) -> dict[str, str]:
 class OidcHandler:
     """Handles the requests of the route."""
 
-    def __init__(self, provider: OidcProvider, sessions: SessionProvider, cookies: LoginCookies) -> None:
+    def __init__(
+        self, provider: OidcProvider, sessions: SessionProvider, cookies: LoginCookies, renewals: Renewals | None
+    ) -> None:
+        self._renewals = renewals
+        self._ending = 0
         self._provider = provider
         self._sessions = sessions
         self._cookies = cookies
@@ -100,9 +102,13 @@ class OidcHandler:
         login = self._cookies.find(call, state, time.time())
         if login is None:
             raise Failure(Kind.BAD_REQUEST, "no login of this browser has this state", public=BEGIN_AGAIN)
-        # A login is tried once, however it ends.
+        metadata = self._provider.metadata()
+        if not isinstance(metadata, Metadata):
+            again = partial(self._callback, exchange, call)
+            metadata.add_done_callback(partial(fail_exchange_on_error, exchange, again))
+            return
+        # From here on, the login is tried once, however it ends.
         call.response_fields += self._cookies.clear_line(state)
-        metadata = self._metadata()
         issuer = given.get("iss")  # RFC 9207 §2.4
         if issuer != self._provider.settings.issuer and (issuer is not None or metadata.sends_issuer):
             raise Failure(Kind.BAD_REQUEST, "the response to a login is that of another issuer", public=BEGIN_AGAIN)
@@ -113,55 +119,56 @@ class OidcHandler:
             raise Failure(Kind.BAD_REQUEST, "a response to a login without a code", public=BEGIN_AGAIN)
         self._sessions.check()
 
-        def exchanged(token: str | Failure) -> None:
-            if isinstance(token, Failure):
-                exchange.on_failure(token)
+        def exchanged(tokens: Tokens | Failure) -> None:
+            if isinstance(tokens, Failure):
+                exchange.on_failure(tokens)
             else:
-                fail_exchange_on_error(exchange, lambda: self._verify(exchange, call, login, token))
+                fail_exchange_on_error(exchange, lambda: self._verify(exchange, call, login, tokens))
 
         self._provider.exchange(metadata, code, login, exchanged)
 
-    def _verify(self, exchange: HandlerExchange, call: GuardedCall, login: PendingLogin, token: str) -> None:
+    def _verify(self, exchange: HandlerExchange, call: GuardedCall, login: PendingLogin, tokens: Tokens) -> None:
         if exchange.finished:
             return
         settings = self._provider.settings
         try:
-            claims = signed_claims(token, self._provider.keys(), time.monotonic())
+            claims = signed_claims(tokens.id_token, self._provider.keys(), time.monotonic())
             if not isinstance(claims, dict):
-                again = partial(self._verify, exchange, call, login, token)
+                again = partial(self._verify, exchange, call, login, tokens)
                 claims.add_done_callback(partial(fail_exchange_on_error, exchange, again))
                 return
             check_id_token(claims, settings.issuer, settings.client, login.nonce, settings.leeway, time.time())
-            user, roles = self._user(claims)
+            user, roles = user_of(claims, settings)
         except CredentialRejected as reason:
             raise Failure(Kind.BAD_RESPONSE, f"an ID token of the provider: {reason}") from None
         links = self._links(claims.get("sub"), claims.get("sid"))
         with_current_session(
-            exchange, self._sessions, call, lambda old: self._open(exchange, call, login, user, roles, links, old)
+            exchange,
+            self._sessions,
+            call,
+            lambda old: self._open(exchange, call, login.path, user, roles, links, tokens.refresh, claims["sub"], old),
         )
-
-    def _user(self, claims: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-        settings = self._provider.settings
-        user, roles = claim_at(claims, settings.consumer_claim), roles_of(claims, settings.roles_claim)
-        if not isinstance(user, str) or not user:
-            raise CredentialRejected(f"it has no {settings.consumer_claim}")
-        try:
-            identity_of(Session(user, roles, 0.0, 0.0))
-        except ValueError as error:
-            raise CredentialRejected(str(error)) from None
-        return user, roles
 
     def _open(
         self,
         exchange: HandlerExchange,
         call: GuardedCall,
-        login: PendingLogin,
+        path: str,
         user: str,
         roles: tuple[str, ...],
         links: tuple[bytes, ...],
+        refresh: str | None,
+        subject: str,
         old: bytes | None,
     ) -> None:
         sessions = self._sessions
+
+        def opened(failure: Failure | None) -> None:
+            grant = self._renewals.grant(identity, refresh, subject) if self._renewals is not None else None
+            if failure is not None or grant is None:
+                done(failure)
+            else:
+                fail_exchange_on_error(exchange, lambda: sessions.keep_grant(identity, grant, done))
 
         def done(failure: Failure | None) -> None:
             if failure is not None:
@@ -169,9 +176,9 @@ class OidcHandler:
                 return
             seconds = max(1, int(sessions.lifetimes.absolute))
             call.response_fields += sessions.cookies.set_lines(identity, seconds)
-            exchange.respond(Response(303, [(b"Location", login.path.encode("ascii")), *PRIVATE]))
+            exchange.respond(Response(303, [(b"Location", path.encode("ascii")), *PRIVATE]))
 
-        identity = sessions.open(user, roles, old, done, links)
+        identity = sessions.open(user, roles, old, opened, links)
 
     # ---- the end of sessions
 
@@ -204,9 +211,10 @@ class OidcHandler:
         settings = self._provider.settings
         after = settings.origin + settings.after_logout
         try:
-            endpoint = self._metadata().end_session
+            metadata = self._provider.metadata()
         except Failure:
-            endpoint = None
+            return after
+        endpoint = metadata.end_session if isinstance(metadata, Metadata) else None
         if endpoint is None:
             return after
         query = urlencode({"client_id": settings.client, "post_logout_redirect_uri": after})
@@ -243,22 +251,26 @@ class OidcHandler:
         self._end_linked(exchange, self._links(None, sid)[0])
 
     def _end_linked(self, exchange: HandlerExchange, link: bytes) -> None:
+        # A client needs no credential for the front channel: it may not fill the queue of writes.
+        if self._ending >= _MOST_ENDING:
+            raise Failure(Kind.OVERLOADED, f"{_MOST_ENDING} logouts of the provider wait")
+        self._ending += 1
+
         def done(failure: Failure | None) -> None:
+            self._ending -= 1
             if failure is not None:
                 exchange.on_failure(failure)
             else:
                 exchange.respond(Response(200, list(PRIVATE)))
 
-        self._sessions.end_linked(link, done)
+        try:
+            self._sessions.end_linked(link, done)
+        except Failure:
+            self._ending -= 1
+            raise
 
     def _links(self, sub: object, sid: object) -> tuple[bytes, ...]:
         """Return what sessions of the user and of the session at the provider are found by."""
         issuer = self._provider.settings.issuer
         named = [("sub", sub), ("sid", sid)]
         return tuple(link_of(issuer, kind, value) for kind, value in named if isinstance(value, str) and value)
-
-    def _metadata(self) -> Metadata:
-        found = self._provider.metadata()
-        if not isinstance(found, Metadata):
-            raise Failure(Kind.UNVERIFIABLE, "the identity provider: no metadata yet")
-        return found

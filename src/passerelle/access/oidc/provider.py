@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 import orjson
@@ -32,7 +32,15 @@ MOST_WAITING: Final = 64
 
 _log = logging.getLogger(__name__)
 
-Done = Callable[[str | Failure], None]
+
+class Tokens(NamedTuple):
+    """What the gateway reads of a response of the token endpoint. ``id_token`` is empty without one."""
+
+    id_token: str
+    refresh: str | None
+
+
+Done = Callable[[Tokens | Failure], None]
 Result = tuple[int, bytes] | Exception
 """Status and body of a response, or why there is none."""
 
@@ -42,7 +50,7 @@ class OidcSettings:
     """The provider, the client that the gateway is to it, and the address of the gateway.
 
     ``origin`` is that of browsers, without a path; ``prefix`` is the path before the steps of a login. ``leeway`` is in
-    seconds.
+    seconds, like ``refresh``, which is infinite if claims are not refreshed.
     """
 
     issuer: str
@@ -55,6 +63,7 @@ class OidcSettings:
     consumer_claim: str
     roles_claim: str
     leeway: float
+    refresh: float
 
     @property
     def redirect_uri(self) -> str:
@@ -123,17 +132,32 @@ class OidcProvider:
         self._waiting.append(callback)
 
     def exchange(self, metadata: Metadata, code: str, login: PendingLogin, done: Done) -> None:
-        """Exchange a code; ``done`` is called with the ID token, or with a failure.
+        """Exchange a code; ``done`` is called with tokens, one of them an ID token, or with a failure.
 
         :raises Failure: if too many logins wait.
         """
-        settings = self.settings
         form = {
             "grant_type": "authorization_code",
             "code": code,
-            "redirect_uri": settings.redirect_uri,
+            "redirect_uri": self.settings.redirect_uri,
             "code_verifier": login.verifier,
         }
+
+        def checked(tokens: Tokens | Failure) -> None:
+            is_missing = isinstance(tokens, Tokens) and not tokens.id_token
+            done(Failure(Kind.BAD_RESPONSE, "no ID token in the response to a code") if is_missing else tokens)
+
+        self._request_tokens(metadata, form, checked)
+
+    def refresh(self, metadata: Metadata, token: str, done: Done) -> None:
+        """Exchange a refresh token; ``done`` is called with tokens, or with a failure: 400 if it is not valid any more.
+
+        :raises Failure: if too many requests wait.
+        """
+        self._request_tokens(metadata, {"grant_type": "refresh_token", "refresh_token": token}, done)
+
+    def _request_tokens(self, metadata: Metadata, form: dict[str, str], done: Done) -> None:
+        settings = self.settings
         headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         if metadata.secret_in_body:
             form |= {"client_id": settings.client, "client_secret": settings.secret}
@@ -142,7 +166,7 @@ class OidcProvider:
             headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
 
         def ended(result: Result) -> None:
-            done(_id_token(result))
+            done(_tokens(result))
 
         self._run(lambda: fetch(metadata.token, headers, urlencode(form).encode("ascii")), ended)
 
@@ -160,7 +184,8 @@ class OidcProvider:
         try:
             metadata = parse_metadata(_body(result), self.settings.issuer)
         except (OSError, ValueError) as error:
-            _log.warning("oidc: no metadata of %s: %s", self.settings.issuer, error, extra=STORE)
+            if self._timer is not None and not self._timer.cancelled():
+                _log.warning("oidc: no metadata of %s: %s", self.settings.issuer, error, extra=STORE)
         else:
             self._fetched = self._tried
             if self._metadata is None or self._metadata.jwks != metadata.jwks:
@@ -231,10 +256,10 @@ def _body(result: Result) -> bytes:
     return body
 
 
-def _id_token(result: Result) -> str | Failure:
-    """Return the ID token of a response to the exchange of a code (RFC 6749 §5). No message contains a part of it."""
+def _tokens(result: Result) -> Tokens | Failure:
+    """Return the tokens of a response of the token endpoint (RFC 6749 §5). No message contains a part of them."""
     if isinstance(result, Exception):
-        return unavailable(f"no response to the exchange of a code: {type(result).__name__}")
+        return unavailable(f"no response of the token endpoint: {type(result).__name__}")
     status, body = result
     try:
         document: Any = orjson.loads(body)
@@ -244,14 +269,14 @@ def _id_token(result: Result) -> str | Failure:
         # RFC 6749 §5.2: a code that is unknown, used or expired is invalid_grant; anything else is a wrong setting.
         error = document.get("error")
         if error == "invalid_grant":
-            return Failure(Kind.BAD_REQUEST, "the provider refused the code", public=BEGIN_AGAIN)
+            return Failure(Kind.BAD_REQUEST, "the provider refused the code or the refresh token", public=BEGIN_AGAIN)
         return Failure(Kind.BAD_RESPONSE, f"the provider refused the client: {str(error)[:64]!r}")
     if status != 200:
-        return unavailable(f"status {status} in response to a code")
-    token = document.get("id_token") if isinstance(document, dict) else None
-    if not isinstance(token, str) or str(document.get("token_type")).lower() != "bearer":
-        return Failure(Kind.BAD_RESPONSE, "no ID token in the response to a code")
-    return token
+        return unavailable(f"status {status} of the token endpoint")
+    if not isinstance(document, dict) or str(document.get("token_type")).lower() != "bearer":
+        return Failure(Kind.BAD_RESPONSE, "no tokens in the response of the provider")
+    token, refresh = document.get("id_token"), document.get("refresh_token")
+    return Tokens(token if isinstance(token, str) else "", refresh if isinstance(refresh, str) else None)
 
 
 BEGIN_AGAIN: Final = "The login cannot be completed: it took too long, or began in another browser. Begin it again."

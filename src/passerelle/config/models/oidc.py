@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore, Scope
 from passerelle.config.models.sessions import Origin
-from passerelle.config.models.units import Duration
+from passerelle.config.models.units import Duration, DurationOrOff
 from passerelle.config.models.values import PlainPath, Text
 
 _ISSUER = re.compile(r"https://[^/?#@]+(/[!-~]*)?|http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?(/[!-~]*)?")
@@ -50,6 +50,10 @@ class Oidc(Model):
     roles_claim: Text = Field(
         default="roles",
         description="The claim with the roles, a list or text with blanks; `a.b` is the member `b` of the claim `a`.",
+    )
+    refresh: DurationOrOff = Field(
+        default="off",
+        description="How old roles may be: after this time, a refresh token is exchanged for current ones, or `off`.",
     )
     after_logout: PlainPath = Field(default="/", description="The path that browsers are sent to after a logout.")
     leeway: Duration = Field(default=10.0, description="Tolerated clock difference, for `exp`, `nbf` and `iat`.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from math import inf
 from typing import TYPE_CHECKING
 
 from passerelle.access.api_keys import FileKeyProvider, KeyProvider, RedisKeyProvider
@@ -133,6 +134,7 @@ def open_oidc(config: Config, loop: asyncio.AbstractEventLoop, before: OidcProvi
         oidc.consumer_claim,
         oidc.roles_claim,
         oidc.leeway,
+        inf if isinstance(oidc.refresh, str) else oidc.refresh,
     )
     return before if before is not None and before.settings == settings else OidcProvider(settings, loop)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
 from passerelle.access.api_keys import KeyProvider
@@ -63,6 +64,7 @@ from passerelle.upstream.subrequest import Subrequest
 if TYPE_CHECKING:
     from passerelle.access.jwt_keys import JwtProvider
     from passerelle.access.oidc.provider import OidcProvider
+    from passerelle.access.oidc.renewal import Renewals
     from passerelle.access.redis_client import RedisClient
     from passerelle.security.jwt.issuer import Signer
     from passerelle.security.oidc.pending_login import LoginCookies
@@ -145,10 +147,16 @@ class GuardFactory:
             self._methods["basic"] = self._basic.method
         self._oidc: OidcProvider | None = open_oidc(config, loop, before._oidc if before is not None else None)
         self._login_cookies: LoginCookies | None = None
+        self._renewals: Renewals | None = None
         if self._oidc is not None and self._sessions is not None and config.oidc is not None:
             from passerelle.security.oidc.pending_login import LoginCookies
 
             self._methods["oidc"] = self._sessions.method
+            if self._oidc.settings.refresh < inf:
+                from passerelle.access.oidc.renewal import Renewals, RenewedSessions
+
+                self._renewals = Renewals(self._oidc, self._sessions)
+                self._methods["oidc"] = RenewedSessions(self._sessions.method, self._renewals)
             self._login_cookies = LoginCookies(config.oidc.client_secret, secure=self._sessions.cookies.secure)
         self._signer = _signer(config)
         self._tokens: JwtProvider | None = read_tokens(config, loop, before._tokens if before is not None else None)
@@ -297,7 +305,7 @@ class GuardFactory:
         if route.oidc and self._oidc is not None and self._login_cookies is not None:
             from passerelle.access.oidc.handlers import OidcHandler
 
-            return OidcHandler(self._oidc, sessions, self._login_cookies)
+            return OidcHandler(self._oidc, sessions, self._login_cookies, self._renewals)
         if login is None or policy is None:
             return LogoutHandler(sessions)
         logins = self._throttle(route.label, login)

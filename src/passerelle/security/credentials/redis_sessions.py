@@ -22,7 +22,7 @@ from passerelle.security.credentials.redis_lookup import (
     store_unavailable,
     unreadable_reply,
 )
-from passerelle.security.credentials.session_store import Lifetimes, Session
+from passerelle.security.credentials.session_store import Grant, Lifetimes, Session
 from passerelle.security.credentials.sessions import (
     REMEMBERED_SESSIONS,
     KnownSession,
@@ -88,6 +88,23 @@ end
 return {1}
 """
 
+# KEYS: the session. ARGV: the sealed grant, when it is due (us since the epoch), and the roles (JSON) or nothing.
+GRANT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+redis.call('HSET', KEYS[1], 'sealed', ARGV[1], 'due', ARGV[2])
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'roles', ARGV[3]) end
+return {1}
+"""
+
+# KEYS: the session. ARGV: now, and when a grant that is due now is due again (us since the epoch, on the clock of the
+# gateways, as in GRANT). Returns the sealed grant and when it was due, or nothing without one.
+CLAIM: Final = """
+local found = redis.call('HMGET', KEYS[1], 'sealed', 'due')
+if not found[1] then return {} end
+if tonumber(found[2]) <= tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'due', ARGV[2]) end
+return {found[1], found[2]}
+"""
+
 # KEYS: the session.
 END: Final = "return {redis.call('DEL', KEYS[1])}"
 
@@ -121,6 +138,15 @@ class RedisSessions:
         """Let :meth:`end_linked` find a session by each of ``links``."""
         keys = [LINK_PREFIX + link.hex().encode("ascii") for link in links]
         return self._store.run_or_queue(LINK, keys, [key_of(digest), self._times[1]])
+
+    def grant(self, digest: bytes, grant: Grant, roles: tuple[str, ...] | None = None) -> ScriptCall | None:
+        """Keep the grant of a session, and its roles if they are given."""
+        words = b"" if roles is None else json.dumps(roles).encode()
+        return self._store.run_or_queue(GRANT, [key_of(digest)], [grant.sealed, _text(grant.due), words])
+
+    def claim(self, digest: bytes, now: float, until: float) -> ScriptCall | None:
+        """Return the grant of a session; if it is due, it is due again at ``until``."""
+        return self._store.run_or_queue(CLAIM, [key_of(digest)], [_text(now), _text(until)])
 
     def end_linked(self, link: bytes) -> ScriptCall | None:
         """End all sessions with ``link``."""

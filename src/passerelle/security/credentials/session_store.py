@@ -15,6 +15,7 @@ import secrets
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from passerelle.security.credentials.sqlite_file import SqliteFile
 
@@ -39,6 +40,26 @@ CREATE TABLE IF NOT EXISTS links (
     PRIMARY KEY (link, digest)
 ) STRICT, WITHOUT ROWID
 """
+
+
+# What a session keeps of its provider, sealed by access/oidc/renewal.py; and when it is used again.
+_GRANTS = """
+CREATE TABLE IF NOT EXISTS grants (
+    digest BLOB PRIMARY KEY,
+    sealed BLOB NOT NULL,
+    due REAL NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+
+class Grant(NamedTuple):
+    """What a session keeps of its provider, which only the client of the session can unseal.
+
+    ``due`` is when it is used next, in seconds since the epoch.
+    """
+
+    sealed: bytes
+    due: float
 
 
 def link_of(issuer: str, kind: str, value: str) -> bytes:
@@ -89,6 +110,7 @@ class SessionStore(SqliteFile):
         super()._open()
         try:
             self._db.execute(_LINKS)
+            self._db.execute(_GRANTS)
         except sqlite3.Error:
             self._db.close()
             raise
@@ -113,6 +135,26 @@ class SessionStore(SqliteFile):
         with self._transaction():
             self._db.execute("DELETE FROM sessions WHERE digest = ?", (digest,))
 
+    def keep_grant(self, digest: bytes, grant: Grant) -> None:
+        """Keep the grant of a session, in place of its former one."""
+        with self._transaction():
+            self._db.execute("REPLACE INTO grants VALUES (?, ?, ?)", (digest, *grant))
+
+    def claim_grant(self, digest: bytes, now: float, until: float) -> Grant | None:
+        """Return the grant of a session. If it is due, it is due again at ``until``: one worker alone uses it now."""
+        with self._transaction():
+            row = self._db.execute("SELECT sealed, due FROM grants WHERE digest = ?", (digest,)).fetchone()
+            if row is not None and row[1] <= now:
+                self._db.execute("UPDATE grants SET due = ? WHERE digest = ?", (until, digest))
+        return None if row is None else Grant(*row)
+
+    def renew(self, digest: bytes, roles: tuple[str, ...], grant: Grant) -> None:
+        """Replace roles and grant of a session, unless it has ended meanwhile."""
+        with self._transaction():
+            row = (json.dumps(roles), digest)
+            if self._db.execute("UPDATE sessions SET roles = ? WHERE digest = ?", row).rowcount:
+                self._db.execute("REPLACE INTO grants VALUES (?, ?, ?)", (digest, *grant))
+
     def revoke_linked(self, link: bytes) -> None:
         """End all sessions with ``link``."""
         with self._transaction():
@@ -132,4 +174,5 @@ class SessionStore(SqliteFile):
             )
             over = (now - lifetimes.idle, now - lifetimes.absolute)
             self._db.execute("DELETE FROM sessions WHERE used <= ? OR created <= ?", over)
-            self._db.execute("DELETE FROM links WHERE digest NOT IN (SELECT digest FROM sessions)")
+            for table in ("links", "grants"):
+                self._db.execute(f"DELETE FROM {table} WHERE digest NOT IN (SELECT digest FROM sessions)")  # noqa: S608

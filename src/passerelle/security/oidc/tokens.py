@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, Final
 
+from passerelle.errors import Failure, Kind
 from passerelle.security.credentials.authentication import CredentialRejected
 from passerelle.security.guard import PendingResult
 from passerelle.security.jwt.jose import ALGORITHMS, HMAC, InvalidToken, claims_of, parse
@@ -22,7 +23,8 @@ _OLDEST: Final = 300.0
 def signed_claims(text: str, source: KeySource, steady: float) -> dict[str, Any] | PendingResult:
     """Return the claims of a token that the provider has signed, or a pending fetch of its keys.
 
-    Raises :class:`CredentialRejected` if the signature is not that of the provider. ``steady`` is monotonic.
+    Raises :class:`CredentialRejected` if the signature is not that of the provider, :class:`.Failure` if its keys are
+    not known. ``steady`` is monotonic.
     """
     try:
         token = parse(text)
@@ -32,6 +34,8 @@ def signed_claims(text: str, source: KeySource, steady: float) -> dict[str, Any]
             wait = source.refetch(steady)
             if wait is not None:
                 return wait
+            if not source.loaded:
+                raise Failure(Kind.UNVERIFIABLE, "the identity provider: no keys fetched yet")
             raise CredentialRejected("token signed with another key than those of the provider")
         return claims_of(token)
     except InvalidToken as error:
@@ -49,6 +53,18 @@ def check_id_token(claims: Mapping[str, Any], issuer: str, client: str, nonce: s
         raise CredentialRejected("ID token for another client")
     if not isinstance(claims.get("sub"), str) or not claims["sub"]:
         raise CredentialRejected("ID token without sub")
+
+
+def check_renewed_token(
+    claims: Mapping[str, Any], issuer: str, client: str, subject: str, leeway: float, now: float
+) -> None:
+    """Check an ID token of a refresh (OpenID Connect Core 1.0 §12.2): it is about the same user.
+
+    Raises :class:`CredentialRejected`.
+    """
+    _check_origin(claims, issuer, client, leeway, now)
+    if claims.get("sub") != subject or claims.get("azp", client) != client:
+        raise CredentialRejected("ID token for another user or client")
 
 
 def check_logout_token(
