@@ -343,6 +343,9 @@ def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any
         "services": {"u": {"targets": targets, **service}, "other": {"targets": targets}},
         "routes": [route],
     }
+    if "oidc" in route:
+        route["path"] = "/{step}"
+        config["oidc"] = {"issuer": "https://i", "client_id": "c", "client_secret": "s", "origin": "https://o.example"}
     Path("told.yaml").write_text(json.dumps(config))
     (listed,) = json.loads(run("routes", "told.yaml", "--json")[1])
     method = "POST" if "login" in route or "logout" in route else "GET"

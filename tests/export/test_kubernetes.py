@@ -531,7 +531,6 @@ def test_prometheus_keeps_the_labels_of_metrics() -> None:
     assert endpoint["honorLabels"] is True
 
 
-OIDC = {"client_id": "shop", "client_secret": "${SECRET:-}x", "origin": "https://shop.example"}
 LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "access_log": (TARGETS, [], {"access_log": "var/a.log"}),
     "redis": (TARGETS, [], {"redis": "redis://localhost"}),
@@ -542,11 +541,6 @@ LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "keys.store": (TARGETS, [], {"keys": {"store": "k.db"}, "redis": "redis://10.0.0.9"}),
     "sessions.store": (TARGETS, [], {"sessions": {"store": "k.db"}, "redis": "redis://10.0.0.9"}),
     "sessions.insecure": (TARGETS, [], {"sessions": {"insecure": True}, "redis": "redis://10.0.0.9"}),
-    "oidc.issuer": (
-        TARGETS,
-        [{"path": "/oidc/{step}", "oidc": True}],
-        {"oidc": {**OIDC, "issuer": "http://localhost"}, "sessions": {}, "redis": "redis://10.0.0.9"},
-    ),
     "tracing.endpoint": (TARGETS, [], {"tracing": {"endpoint": "http://127.0.0.1:4318"}}),
     "services.u.targets[0]": ({"targets": ["http://127.0.0.1:5000"]}, [], {}),
     "services.u.targets[0].file": ({"targets": [{"file": "t.yaml"}]}, [], {}),
@@ -569,6 +563,13 @@ LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
 def test_what_a_cluster_cannot_have_is_listed_once_under_its_key(key: str) -> None:
     service, more, top = LOST[key]
     assert losses({"u": service}, more, **top) == [key]
+
+
+def test_a_provider_on_the_machine_and_a_secret_in_the_file_are_losses() -> None:
+    client = {"issuer": "http://localhost", "client_id": "c", "client_secret": "s", "origin": "https://shop.example"}
+    top = {"oidc": client, "sessions": {}, "redis": "redis://10.0.0.9"}
+    found = losses({"u": TARGETS}, [{"path": "/oidc/{step}", "oidc": True}], **top)
+    assert found == ["oidc.client_secret", "oidc.issuer"]
 
 
 @pytest.mark.parametrize("options", [{"gateways": 1}, {"redis": "redis://redis:6379/0"}])
