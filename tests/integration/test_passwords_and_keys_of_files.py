@@ -12,7 +12,7 @@ from typing import Any
 import bcrypt
 import pytest
 
-from passerelle.config import load_text
+from passerelle.config import inspect_text, load_text
 from passerelle.config.checks import warnings
 from tests.caching.redis_server import RedisServer
 from tests.integration.test_sessions import server
@@ -190,6 +190,16 @@ def test_a_key_in_the_query_is_no_part_of_the_key_of_a_stored_response(shop: Sho
         assert shop.get(f"/stored?api_key={KEY}").status == 200
     assert shop.get("/stored", ("X-API-Key", KEY)).status == 200
     assert len(shop.upstream.requests) == before + 1
+
+
+def test_check_names_the_packages_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("passerelle.config.checks.passwords.find_spec", lambda name: None)
+    users = tmp_path / "users"
+    users.write_text(line("ada", "right") + "bob:plain\n")
+    routes = "routes: [{path: /, respond: 200, auth: [basic]}]"
+    first, second = inspect_text(f"basic: {{file: {users}}}\n{routes}\n").errors
+    assert first.message == "basic needs argon2-cffi and bcrypt: pip install 'passerelle[passwords]'"
+    assert second.message.startswith(f"{users}:2: found no hash of a known kind")
 
 
 def test_check_warns_about_keys_in_queries_weak_hashes_and_plain_http(tmp_path: Path) -> None:
