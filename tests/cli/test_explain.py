@@ -297,6 +297,7 @@ TOLD: dict[str, Any] = {
     "static": "/",
     "login": {"service": "u", "path": "/verify"},
     "logout": True,
+    "oidc": True,
     "rewrite": "/x",
     "rewrite_response": True,
     "encoded_slashes": "keep",
@@ -343,6 +344,9 @@ def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any
         "services": {"u": {"targets": targets, **service}, "other": {"targets": targets}},
         "routes": [route],
     }
+    if "oidc" in route:
+        route["path"] = "/{step}"
+        config["oidc"] = {"issuer": "https://i", "client_id": "c", "client_secret": "s", "origin": "https://o.example"}
     Path("told.yaml").write_text(json.dumps(config))
     (listed,) = json.loads(run("routes", "told.yaml", "--json")[1])
     method = "POST" if "login" in route or "logout" in route else "GET"
@@ -354,7 +358,7 @@ def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any
 def test_every_key_of_a_route_is_shown_and_alike_by_routes_and_explain(run: Run, key: str) -> None:
     plain = {"path": "/a", "service": "u", **BESIDE.get(key, {})}
     told = plain | {key: TOLD[key] if key in TOLD else PLAIN[Route.model_fields[key].annotation]}
-    if key in ("compose", "redirect", "respond", "static", "login", "logout"):
+    if key in ("compose", "redirect", "respond", "static", "login", "logout", "oidc"):
         del told["service"]
     without, (listed, explained) = both(run, plain)[0], both(run, told)
     assert listed != without

@@ -199,7 +199,10 @@ def test_the_file_is_looked_for_under_two_names(run: Run) -> None:
         (["help"], "did you mean --help?"),
         (["instances", "lst"], "no command 'lst'; allowed: add, drain, list, remove, resume, weight; did you mean"),
         (["cache", "prge"], "passerelle cache: no command 'prge'; allowed: purge; did you mean purge?"),
-        (["keys", "creat"], "passerelle keys: no command 'creat'; allowed: create, import, list, revoke, rotate; did"),
+        (
+            ["keys", "creat"],
+            "passerelle keys: no command 'creat'; allowed: create, digest, import, list, revoke, rotate; did",
+        ),
         (["cache", "purge"], "exactly one of --tag T, --path P, --all is required"),
         (["cache", "purge", "--all", "--tag", "x"], "exactly one of --tag T, --path P, --all is required"),
         (["cache", "purge", "--path", "a/b"], "found the path 'a/b'; a path begins with /, such as /a/b"),
@@ -288,6 +291,7 @@ def test_routes_as_json(run: Run) -> None:
         "static": None,
         "login": None,
         "logout": False,
+        "oidc": False,
         "services": {
             "user": {
                 "name": "user",

@@ -317,6 +317,15 @@ LOST: dict[str, dict[str, Any]] = {
     "sessions.insecure": {"sessions": {"store": "s.db", "insecure": True}},
     "dns.server": {"dns": {"server": "127.0.0.1:5353"}},
     "jwt.jwks": {"jwt": {"jwks": "http://127.0.0.1:9/jwks", "algorithms": ["RS256"], "issuer": "i", "audience": "a"}},
+    "oidc.issuer": {
+        "oidc": {
+            "issuer": "http://127.0.0.1:9",
+            "client_id": "shop",
+            "client_secret": "${file:secret}",
+            "origin": "https://shop.example",
+        },
+        "sessions": {"store": "s.db"},
+    },
     "limits.connections_per_address": {"limits": {"connections_per_address": 9}},
     "admin": {"admin": "off"},
 }
@@ -326,7 +335,8 @@ LOST: dict[str, dict[str, Any]] = {
 def test_what_compose_cannot_express_is_listed_once_under_its_key(key: str, tmp_path: Path) -> None:
     file = dict(LOST[key])
     route = {"path": "/", "service": "u", **({"auth": ["jwt"]} if "jwt" in file else {})}
-    deployment = deployment_of({"u": file.pop("u", MINIMAL)}, [route], **file)
+    more = [{"path": "/oidc/{step}", "oidc": True}] if "oidc" in file else []
+    deployment = deployment_of({"u": file.pop("u", MINIMAL)}, [route, *more], **file)
     folder = exported(deployment)
     assert lost(deployment, folder.losses) == [key]
     in_container(folder, tmp_path)

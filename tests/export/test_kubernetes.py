@@ -441,6 +441,8 @@ class TestSecrets:
         known = {
             ("AdminPort", "token"),
             ("IdentityToken", "secret"),
+            ("FixedKey", "key"),
+            ("Oidc", "client_secret"),
             ("Jwt", "secret"),
             ("Webhook", "secret"),
             ("Webhook", "url"),
@@ -451,7 +453,15 @@ class TestSecrets:
         }
         assert hidden == known
         ends = {place[-2:] if place[-1] is None else place[-1:] for place in SECRETS}
-        assert {("token",), ("secret",), ("url",), ("headers", None), ("secret_key",)} == ends
+        assert {
+            ("token",),
+            ("secret",),
+            ("url",),
+            ("headers", None),
+            ("secret_key",),
+            ("key",),
+            ("client_secret",),
+        } == ends
 
 
 class TestNetwork:
@@ -553,6 +563,13 @@ LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
 def test_what_a_cluster_cannot_have_is_listed_once_under_its_key(key: str) -> None:
     service, more, top = LOST[key]
     assert losses({"u": service}, more, **top) == [key]
+
+
+def test_a_provider_on_the_machine_and_a_secret_in_the_file_are_losses() -> None:
+    client = {"issuer": "http://localhost", "client_id": "c", "client_secret": "s", "origin": "https://shop.example"}
+    top = {"oidc": client, "sessions": {}, "redis": "redis://10.0.0.9"}
+    found = losses({"u": TARGETS}, [{"path": "/oidc/{step}", "oidc": True}], **top)
+    assert sorted(found) == ["oidc.client_secret", "oidc.issuer"]
 
 
 @pytest.mark.parametrize("options", [{"gateways": 1}, {"redis": "redis://redis:6379/0"}])

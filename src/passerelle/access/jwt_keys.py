@@ -104,26 +104,10 @@ def read_key_set(place: str | Path) -> bytes:
     """
     if isinstance(place, Path):
         return place.read_bytes()
-    import urllib.error
-    import urllib.request
+    from passerelle.access.web_request import fetch
 
-    class Stay(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_: object) -> None:
-            return None
-
-    deadline = time.monotonic() + FETCH_SECONDS
-    request = urllib.request.Request(place, headers={"Accept": "application/jwk-set+json, application/json"})  # noqa: S310
-    try:
-        response = urllib.request.build_opener(Stay).open(request, timeout=FETCH_SECONDS)
-    except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
-        raise OSError(f"status {error.code}") from None
-    with response:
-        pieces = bytearray()
-        while piece := response.read1(65536):
-            pieces += piece
-            if len(pieces) > FETCH_BYTES:
-                raise ValueError(f"more than {FETCH_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not complete within {FETCH_SECONDS:g} s")
-    return bytes(pieces)
+    headers = {"Accept": "application/jwk-set+json, application/json"}
+    status, body = fetch(place, headers, seconds=FETCH_SECONDS, most=FETCH_BYTES)
+    if status != 200:
+        raise OSError(f"status {status}")
+    return body

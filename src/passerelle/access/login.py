@@ -64,11 +64,11 @@ class LoginHandler:
         :raises Failure: if the request is forged or has no body.
         """
         call = exchange.guarded_call()
-        _refuse_forged(self._sessions.origin.objection(call, None))
+        refuse_forged(self._sessions.origin.objection(call, None))
         body = exchange.buffered_body
         if body is None:
             raise Failure(Kind.BAD_REQUEST, "a login without a body", public=_EXPECTED)
-        body.when_complete(lambda data: _fail_exchange_on_error(exchange, lambda: self._read(exchange, call, data)))
+        body.when_complete(lambda data: fail_exchange_on_error(exchange, lambda: self._read(exchange, call, data)))
 
     def _read(self, exchange: HandlerExchange, call: GuardedCall, data: bytes) -> None:
         name, password = credentials(call.get(b"content-type") or b"", data)
@@ -76,7 +76,7 @@ class LoginHandler:
         address = self._subscriber(call.address)
 
         def counted(wait: int) -> None:
-            _fail_exchange_on_error(exchange, lambda: self._verify(exchange, call, name, password, address, wait))
+            fail_exchange_on_error(exchange, lambda: self._verify(exchange, call, name, password, address, wait))
 
         self._logins.take_async(name, address, counted)
 
@@ -93,9 +93,7 @@ class LoginHandler:
             return
 
         def on_success(head: ResponseHead, body: bytes) -> None:
-            _fail_exchange_on_error(
-                exchange, lambda: self._on_verdict(exchange, call, name, address, head.status, body)
-            )
+            fail_exchange_on_error(exchange, lambda: self._on_verdict(exchange, call, name, address, head.status, body))
 
         def on_error(failure: Failure) -> None:
             self._logins.restore(name, address)
@@ -121,7 +119,7 @@ class LoginHandler:
             raise RequestRefused(Kind.UNAUTHENTICATED, f"the wrong password for {name!r}, or no such user", _CHALLENGE)
         self._logins.restore(name, address)
         user, roles = parse_verdict(status, body)
-        _with_current_session(exchange, self._sessions, call, lambda old: self._open(exchange, call, user, roles, old))
+        with_current_session(exchange, self._sessions, call, lambda old: self._open(exchange, call, user, roles, old))
 
     def _open(
         self, exchange: HandlerExchange, call: GuardedCall, user: str, roles: list[str], old: bytes | None
@@ -159,7 +157,7 @@ class LogoutHandler:
         """
         sessions = self._sessions
         call = exchange.guarded_call()
-        _with_current_session(exchange, sessions, call, lambda identity: self._end(exchange, call, identity))
+        with_current_session(exchange, sessions, call, lambda identity: self._end(exchange, call, identity))
 
     def _end(self, exchange: HandlerExchange, call: GuardedCall, identity: bytes | None) -> None:
         sessions = self._sessions
@@ -171,14 +169,14 @@ class LogoutHandler:
             call.response_fields += sessions.cookies.clear_lines()
             exchange.respond(Response(204, list(_NOT_STORED)))
 
-        _refuse_forged(sessions.origin.objection(call, identity))
+        refuse_forged(sessions.origin.objection(call, identity))
         if identity is None:
             done(None)
         else:
             sessions.revoke(identity, done)
 
 
-def _with_current_session(
+def with_current_session(
     exchange: HandlerExchange, sessions: SessionProvider, call: GuardedCall, callback: Callable[[bytes | None], None]
 ) -> None:
     """Call ``callback`` with the id of the client's session, or None, once it is known."""
@@ -190,16 +188,17 @@ def _with_current_session(
         callback(found)
     else:
         found.add_done_callback(
-            lambda: _fail_exchange_on_error(exchange, lambda: _with_current_session(exchange, sessions, call, callback))
+            lambda: fail_exchange_on_error(exchange, lambda: with_current_session(exchange, sessions, call, callback))
         )
 
 
-def _refuse_forged(objection: str) -> None:
+def refuse_forged(objection: str) -> None:
+    """Refuse a request that may be forged (403), for the reason of :meth:`.OriginCheck.objection`."""
     if objection:
         raise RequestRefused(Kind.FORBIDDEN, objection, [])
 
 
-def _fail_exchange_on_error(exchange: HandlerExchange, step: Callable[[], None]) -> None:
+def fail_exchange_on_error(exchange: HandlerExchange, step: Callable[[], None]) -> None:
     """Run a later ``step``, and let a failure end the exchange."""
     try:
         step()

@@ -34,6 +34,10 @@ SCRIPTS: Final = (
     redis_sessions.HOLD,
     redis_sessions.OPEN,
     redis_sessions.END,
+    redis_sessions.LINK,
+    redis_sessions.END_LINKED,
+    redis_sessions.GRANT,
+    redis_sessions.CLAIM,
 )
 # The name of each script in Redis: Redis itself uses its SHA-1, which protects no secret.
 _NAMES: Final = {

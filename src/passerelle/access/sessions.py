@@ -16,8 +16,18 @@ from pathlib import Path
 
 from passerelle.errors import Failure, Kind
 from passerelle.observability.events import STORE
-from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
+from passerelle.security.credentials.session_store import (
+    Grant,
+    Lifetimes,
+    Session,
+    SessionStore,
+    digest_of,
+    link_of,
+    new_id,
+)
 from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, SessionMethod
+
+__all__ = ["Claimed", "Done", "FileSessionProvider", "SessionProvider", "SessionSettings", "digest_of_valid", "link_of"]
 
 # How often the file is checked for changes (seconds): the longest time until a session that another worker has ended is
 # refused.
@@ -27,6 +37,8 @@ WRITE = 5.0
 
 # Called at the end of a write: with None, or with the reason why it failed.
 Done = Callable[[Failure | None], None]
+# Called with the grant of a session, None without one, or the reason why it cannot be read.
+Claimed = Callable[[Grant | Failure | None], None]
 
 _log = logging.getLogger(__name__)
 
@@ -70,12 +82,35 @@ class SessionProvider:
         :raises Failure: if it cannot.
         """
 
-    def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
-        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called."""
+    def open(
+        self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done, links: tuple[bytes, ...] = ()
+    ) -> bytes:
+        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called.
+
+        ``links`` are what :meth:`end_linked` finds it by.
+        """
         raise NotImplementedError
 
     def revoke(self, identity: bytes, done: Done) -> None:
         """End a session; ``done`` is called when that is written."""
+        raise NotImplementedError
+
+    def end_linked(self, link: bytes, done: Done) -> None:
+        """End all sessions with ``link``; ``done`` is called when that is written."""
+        raise NotImplementedError
+
+    def keep_grant(self, identity: bytes, grant: Grant, done: Done) -> None:
+        """Keep what a session has of its provider; ``done`` is called when that is written."""
+        raise NotImplementedError
+
+    def claim_grant(self, identity: bytes, now: float, until: float, done: Claimed) -> None:
+        """Pass the grant of a session to ``done``, or None without one; if it is due, no other worker gets it so until
+        then.
+        """
+        raise NotImplementedError
+
+    def renew(self, identity: bytes, roles: tuple[str, ...], grant: Grant, done: Done) -> None:
+        """Replace roles and grant of a session; ``done`` is called when that is written."""
         raise NotImplementedError
 
     def _forget_around(self, digest: bytes | None, done: Done) -> Done:
@@ -124,14 +159,20 @@ class FileSessionProvider(SessionProvider):
         self._writer.shutdown(wait=True)
         self._store.close()
 
-    def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
-        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called."""
+    def open(
+        self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done, links: tuple[bytes, ...] = ()
+    ) -> bytes:
+        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called.
+
+        ``links`` are what :meth:`end_linked` finds it by.
+        """
         identity = new_id()
         now = time.time()
         session = Session(user, roles, now, now)
         ended = None if old is None else digest_of_valid(old)
         self._write(
-            lambda store: store.replace(ended, digest_of_valid(identity), session), self._forget_around(ended, done)
+            lambda store: store.replace(ended, digest_of_valid(identity), session, links),
+            self._forget_around(ended, done),
         )
         return identity
 
@@ -139,6 +180,34 @@ class FileSessionProvider(SessionProvider):
         """End a session; ``done`` is called when that is written."""
         digest = digest_of_valid(identity)
         self._write(lambda store: store.revoke(digest), self._forget_around(digest, done))
+
+    def end_linked(self, link: bytes, done: Done) -> None:
+        """End all sessions with ``link``; ``done`` is called when that is written."""
+
+        def ended(failure: Failure | None) -> None:
+            self.method.refresh()
+            done(failure)
+
+        self._write(lambda store: store.revoke_linked(link), ended)
+
+    def keep_grant(self, identity: bytes, grant: Grant, done: Done) -> None:
+        """Keep what a session has of its provider; ``done`` is called when that is written."""
+        digest = digest_of_valid(identity)
+        self._write(lambda store: store.keep_grant(digest, grant), done)
+
+    def claim_grant(self, identity: bytes, now: float, until: float, done: Claimed) -> None:
+        """Pass the grant of a session to ``done``: see :meth:`.SessionStore.claim_grant`."""
+        digest = digest_of_valid(identity)
+        found: list[Grant | None] = []
+        self._write(
+            lambda store: found.append(store.claim_grant(digest, now, until)),
+            lambda failure: done(found[0] if failure is None else failure),
+        )
+
+    def renew(self, identity: bytes, roles: tuple[str, ...], grant: Grant, done: Done) -> None:
+        """Replace roles and grant of a session; ``done`` is called when that is written."""
+        digest = digest_of_valid(identity)
+        self._write(lambda store: store.renew(digest, roles, grant), self._forget_around(digest, done))
 
     def _write(self, write: Callable[[SessionStore], None], done: Done) -> None:
         def ended(future: asyncio.Future[None]) -> None:

@@ -263,10 +263,10 @@ def databases_of(config: Config) -> list[Database]:
     from passerelle.backup.sqlite import SqliteDatabase
 
     found: list[Database] = []
-    for name, block in (("keys", config.keys), ("sessions", config.sessions)):
-        if block is not None and isinstance(block.store, Path):
-            found.append(SqliteDatabase(name, block.store))
-        elif block is not None and config.redis is not None:
+    for name, store in config.stores.items():
+        if isinstance(store, Path):
+            found.append(SqliteDatabase(name, store))
+        elif config.redis is not None:
             found.append(RedisStore(name, config.redis.url))
     settings = _settings(config)
     for name, place in settings.databases.items():

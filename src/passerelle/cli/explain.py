@@ -136,6 +136,8 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [(key, route[key]) for key in ("redirect", "respond", "static") if route[key] is not None]
     if route["logout"]:
         lines.append(("logout", "ends the session"))
+    if route["oidc"]:
+        lines.append(("oidc", "begins and ends logins with the identity provider"))
     for part in route.get("parts", ()):
         failure = "required" if part["required"] else f"on error {_json(part['fallback'])}"
         if part["pass_status"]:

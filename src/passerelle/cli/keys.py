@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -80,7 +82,7 @@ def _store(config: str | None) -> Iterator[ApiKeyStore]:
     from passerelle.security.credentials.api_keys import UnknownKey
 
     read = read_config(config)
-    if read.keys is None:
+    if read.keys is None or not read.keys.has_store:
         raise click.UsageError("the configuration has no keys; add keys: {store: keys.db}")
     try:
         opened: AbstractContextManager[ApiKeyStore]
@@ -226,6 +228,25 @@ def import_keys(file: Path, config: str | None) -> None:
     with _store(config) as store:
         imported = sum(store.put(key, digest) for key, digest in found)
     click.echo(f"imported {imported} of {len(found)} keys; the store already had {len(found) - imported}")
+
+
+@keys.command(short_help="Print the SHA-256 of a key, for the file.")
+def digest() -> None:
+    """Print the SHA-256 of a key, for `keys: {fixed: [{sha256: …}]}` of the configuration.
+
+    The key is asked for, or is the first line of standard input.
+
+    \b
+    Examples:
+      openssl rand -hex 32 | tee key.txt | passerelle keys digest
+    """
+    if sys.stdin.isatty():
+        text: str = click.prompt("Key", hide_input=True, err=True)
+    else:
+        text = sys.stdin.buffer.readline(4096).decode("ascii", "replace").strip()
+    if not re.fullmatch(r"[!-~]{20,512}", text):
+        raise click.UsageError("a key has 20 to 512 visible ASCII characters")
+    click.echo(hashlib.sha256(text.encode("ascii")).hexdigest())
 
 
 def _show_new(made: ApiKey, key: str, *, as_json: bool) -> None:

@@ -37,6 +37,7 @@ COMMANDS = (
     "rollout",
     "capacity",
     "keys",
+    "htpasswd",
     "backup",
     "restore",
     "export",

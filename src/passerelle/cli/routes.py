@@ -72,7 +72,7 @@ def _services_text(route: Route) -> str:
         return f"login: {route.login.service}"
     if route.service is not None:
         return split_shares(route.service, route.split)
-    return describe_action(route) or "logout"
+    return describe_action(route) or ("oidc" if route.oidc else "logout")
 
 
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:

@@ -51,6 +51,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "static": describe_static(route.static),
         "login": {"service": login.service, "path": login.path} if login is not None else None,
         "logout": bool(route.logout),
+        "oidc": bool(route.oidc),
         "services": {name: describe_service(config, name) for name in dict.fromkeys(services_of(route))},
     }
 

@@ -251,7 +251,11 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
             "request_headers",
             _write("request_headers: {set: {Name: value}} or response_headers"),
         ),
-        ("jwt api_key apikey key_auth authentication basic_auth", "auth", _write("auth: [key], or jwt, mtls, session")),
+        (
+            "jwt api_key apikey key_auth authentication basic_auth",
+            "auth",
+            _write("auth: [key], or basic, jwt, mtls, oidc, session"),
+        ),
         ("retry retries num_retries", "attempts", _attempts),
         ("gzip compression", "compress", _write("compress: true")),
         (

@@ -22,12 +22,14 @@ from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import AlertSettings
 from passerelle.config.models.alerts import shapes as alert_shapes
 from passerelle.config.models.base import Model, Shape
+from passerelle.config.models.basic import Basic
 from passerelle.config.models.config import Config, Route, Service, Version
 from passerelle.config.models.error_pages import ErrorPages
-from passerelle.config.models.guards import Keys
+from passerelle.config.models.guards import Keys, fixed_key_shape
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models.listeners import Listener, Listeners
+from passerelle.config.models.oidc import Oidc
 from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, needs_services, route_shape, service_shape
@@ -302,6 +304,13 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
     for index, unfit, message in alert_shapes(data.get("alerts")):
         place = ("alerts", "rules", index)
         yield Finding((*place, unfit) if unfit else place, message, at_key=True)
+    keys = data.get("keys")
+    entries = keys.get("fixed") if isinstance(keys, dict) else None
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if isinstance(entry, dict):
+            for unfit, message in fixed_key_shape(set(entry)):
+                place = ("keys", "fixed", index)
+                yield Finding((*place, unfit) if unfit else place, message, at_key=True)
     jwt = data.get("jwt")
     if isinstance(jwt, dict) and not any(nearest(key, KEY_SOURCES) for key in set(jwt) - set(Jwt.model_fields)):
         for key, message in jwt_shape(set(jwt)):
@@ -333,6 +342,8 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         _block(source, "tls", ListenerTls),
         _block(source, "sessions", Sessions),
         _block(source, "keys", Keys),
+        _block(source, "basic", Basic),
+        _block(source, "oidc", Oidc),
         _block(source, "identity_token", IdentityToken),
         _block(source, "alerts", AlertSettings),
     )

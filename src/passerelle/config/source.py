@@ -11,7 +11,13 @@ from passerelle.config.reading import yaml_tree
 from passerelle.config.reading.substitute import substitute
 
 _SECRETS = (
-    *(("jwt", "secret"), ("identity_token", "secret"), ("admin", "token"), ("alerts", "webhook", "secret")),
+    *(
+        ("jwt", "secret"),
+        ("oidc", "client_secret"),
+        ("identity_token", "secret"),
+        ("admin", "token"),
+        ("alerts", "webhook", "secret"),
+    ),
     *(("backup", "s3", "access_key"), ("backup", "s3", "secret_key")),
 )
 
@@ -98,7 +104,8 @@ class ConfigSource:
         # an error about a number would show them.
         in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
         in_version = len(loc) == 6 and loc[0] == "services" and loc[2] == "versions" and loc[4] in ("run", "env")
-        if node.quoted or in_service or in_version or loc in _SECRETS:
+        of_key = len(loc) == 4 and loc[:2] == ("keys", "fixed") and loc[3] in ("key", "sha256")
+        if node.quoted or in_service or in_version or of_key or loc in _SECRETS:
             return text
         value = yaml_tree.resolve(text)
         if value is None and loc and not _may_be_null(loc) and loc not in self.broken:

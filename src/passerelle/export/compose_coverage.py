@@ -25,6 +25,8 @@ COVERAGE = Coverage(
         "Backup.to": _YES,
         "S3.endpoint": Exported("a loss with a loopback address"),
         "Jwt.jwks": Exported("a loss with a loopback address"),
+        "Config.oidc": _YES,
+        "Oidc.issuer": Exported("a loss with a loopback address"),
         "Dns.server": Exported("a loss with a loopback address"),
         "Dns.max_ttl": _YES,
         "Keys.store": Exported("a file is a loss: the gateways have their keys in Redis"),

@@ -215,6 +215,7 @@ class _Exporter:
         if self._options.redis is not None or config.redis is not None:
             urls.append(self._options.redis or (config.redis.url if config.redis is not None else ""))
         urls += [config.jwt.jwks] if config.jwt is not None else []
+        urls += [config.oidc.issuer] if config.oidc is not None else []
         urls += [config.tracing.endpoint] if config.tracing is not None else []
         urls += [config.alerts.webhook.url] if config.alerts is not None and config.alerts.webhook is not None else []
         for url in urls:

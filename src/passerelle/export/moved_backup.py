@@ -56,7 +56,7 @@ def moved_backup(
     settings = config.backup or Backup()
     found = MovedBackup()
     if redis is not None:
-        stores = {key: {"store": "redis"} for key in ("keys", "sessions") if getattr(config, key) is not None}
+        stores = {key: {"store": "redis"} for key in config.stores}
         found.data |= {"redis": redis, **stores} if stores else {}
     section = dict(given.get("backup", {}))
     found.data["backup"] = section

@@ -73,6 +73,7 @@ def loopback_urls(config: Config) -> Iterator[Loc]:
     jwt, tracing, alerts = config.jwt, config.tracing, config.alerts
     urls: dict[Loc, object] = {
         ("jwt", "jwks"): jwt.jwks if jwt is not None else None,
+        ("oidc", "issuer"): config.oidc.issuer if config.oidc is not None else None,
         ("tracing", "endpoint"): tracing.endpoint if tracing is not None else None,
         ("alerts", "webhook", "url"): alerts.webhook.url if alerts is not None and alerts.webhook else None,
     }

@@ -16,6 +16,8 @@ SECRETS: Final[tuple[Place, ...]] = (
     ("admin", "token"),
     ("identity_token", "secret"),
     ("jwt", "secret"),
+    ("oidc", "client_secret"),
+    ("keys", "fixed", None, "key"),
     ("alerts", "webhook", "secret"),
     ("alerts", "webhook", "url"),
     ("tracing", "headers", None),

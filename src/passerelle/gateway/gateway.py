@@ -27,6 +27,7 @@ from passerelle.gateway.assembly.certificates import Certificates
 from passerelle.gateway.assembly.guards import GuardFactory
 from passerelle.gateway.assembly.https_redirects import with_redirects
 from passerelle.gateway.assembly.listeners import endpoint_settings
+from passerelle.gateway.assembly.query_keys import take_query_keys
 from passerelle.gateway.assembly.routes import PlanResources, Plans, build_plans, build_router, unmatched_plan
 from passerelle.gateway.assembly.second_level import SecondLevel
 from passerelle.gateway.assembly.services import (
@@ -274,7 +275,8 @@ class Gateway:
             self._endpoints.configure(endpoint_settings(config))
 
     def _use_handler(self, config: Config) -> None:
-        handler, context = self._tracing.handler(config, self.context), self.context
+        context = self.context
+        handler = take_query_keys(config, self._tracing.handler(config, context))
         self._listener.handler = with_redirects(config, handler, context, self.metrics, self._route_log)
 
     def _retire_service(self, name: str) -> None:

@@ -7,18 +7,11 @@ form that uses GET. Only the value is replaced; the name remains, so that a line
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes
+
+from passerelle.http.secret_names import is_secret_name
 
 REDACTED = b"[redacted]"
 
-# Suspicious anywhere in a name ("access_token", "X-Amz-Signature", "newPassword") ...
-_ANYWHERE = rb"token|secret|passw|signature|credential|session|jwt"
-# ... or as a separate word of it, delimited by separators and capitals ("key", "api-key", "userPin", not "monkey").
-_WORDS = ("key", "apikey", "auth", "authorization", "pass", "pwd", "pin", "otp", "sig", "code")
-_SECRET_NAME = re.compile(
-    rb"(?i:%b)|(?:^|[^A-Za-z0-9])(?i:%b)(?:$|[^A-Za-z0-9])|[a-z0-9](?:%b)(?:$|[^a-z])"
-    % (_ANYWHERE, "|".join(_WORDS).encode(), "|".join(word.capitalize() for word in _WORDS).encode())
-)
 _USERINFO = re.compile(rb"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
 
 # Verdicts about parameter names: an API has a few dozen. Cleared if clients invent many names.
@@ -77,6 +70,5 @@ def _redact_pairs(query: bytes) -> bytes:
 def _is_secret_name(name: bytes) -> bool:
     if len(_verdicts) >= _MOST_VERDICTS:
         _verdicts.clear()
-    plain = unquote_to_bytes(name) if b"%" in name else name
-    is_secret = _verdicts[name] = _SECRET_NAME.search(plain) is not None
+    is_secret = _verdicts[name] = is_secret_name(name)
     return is_secret

@@ -206,7 +206,7 @@ def test_a_store_that_cannot_be_read_admits_no_request(store: KeyStore) -> None:
 
 
 def test_without_credentials_the_answer_names_what_is_accepted(store: KeyStore) -> None:
-    guard = Authenticate([FileKeyMethod(store, b"x-api-key", Clock())], b"x-api-key")
+    guard = Authenticate([FileKeyMethod(store, b"x-api-key", Clock())], (b"x-api-key",))
     with pytest.raises(RequestRefused) as refused:
         guard(asked())
     assert refused.value.kind is Kind.UNAUTHENTICATED
@@ -217,7 +217,7 @@ def test_without_credentials_the_answer_names_what_is_accepted(store: KeyStore) 
 def test_the_key_is_withheld_and_the_identity_added(store: KeyStore) -> None:
     _, key = store.create("app", [], NOW)
     request = shown(key)
-    Authenticate([FileKeyMethod(store, b"x-api-key", Clock())], b"x-api-key")(request)
+    Authenticate([FileKeyMethod(store, b"x-api-key", Clock())], (b"x-api-key",))(request)
     line = request.fields[0].line
     section = b"A: 1\r\n" + line + b"\r\nB: " + line + b"\r\n"
     assert request.upstream_section(section) == b"A: 1\r\nB: " + line + b"\r\n" + request.upstream_fields

@@ -38,6 +38,8 @@ from passerelle.config.checks.headers import header_warnings, parameter_values, 
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
 from passerelle.config.checks.listeners import WILDCARD_ADDRESSES, listener_findings, listener_hints, same_socket
 from passerelle.config.checks.match import match_warnings, order_errors
+from passerelle.config.checks.oidc import oidc_errors
+from passerelle.config.checks.passwords import basic_errors, basic_warnings, key_errors, key_warnings
 from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
@@ -49,11 +51,13 @@ from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.alerts import AlertSettings
 from passerelle.config.models.base import given
+from passerelle.config.models.basic import Basic
 from passerelle.config.models.config import Config, Part, Route, RouteCache, Service, Version
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.listeners import Listener, PassedSocket
+from passerelle.config.models.oidc import Oidc
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.units import duration_text
@@ -91,6 +95,8 @@ class PartialConfig:
     tls: ListenerTls | None
     sessions: Sessions | None
     keys: Keys | None
+    basic: Basic | None
+    oidc: Oidc | None
     identity_token: IdentityToken | None
     alerts: AlertSettings | None
     log: Path | None
@@ -102,8 +108,9 @@ class PartialConfig:
         routes = [PartialRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
-        of_file = (config.jwt, config.tls, config.sessions, config.keys, config.identity_token, config.alerts, log)
-        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file, config.errors)
+        credentials = (config.jwt, config.tls, config.sessions, config.keys, config.basic, config.oidc)
+        of_file = (*credentials, config.identity_token, config.alerts, log, config.errors)
+        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
 def errors(partial: PartialConfig) -> Iterator[Finding]:
@@ -133,8 +140,14 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
         yield from listener_errors(partial.tls)
     if partial.sessions is not None:
         yield from session_errors(partial.sessions, partial.listen or ())
+    if partial.keys is not None:
+        yield from key_errors(partial.keys)
+    if partial.oidc is not None:
+        yield from oidc_errors(partial.oidc, partial.sessions, partial.blocks, [each.route for each in partial.routes])
+    if partial.basic is not None:
+        yield from basic_errors(partial.basic)
     for block, stored in (("keys", partial.keys), ("sessions", partial.sessions)):
-        if stored is not None:
+        if stored is not None and (not isinstance(stored, Keys) or stored.has_store):
             yield from store_errors(block, stored.store, "store" in given(stored), partial.blocks)
     yield from redis_errors(partial.blocks)
     yield from alert_errors(partial.alerts, [each.route.label for each in partial.routes], partial.services)
@@ -176,6 +189,8 @@ def warnings(config: Config) -> Iterator[Finding]:
             yield Finding(("trusted_proxies", index), f"{network} trusts the X-Forwarded-* fields of every client")
     yield from list_warnings(config)
     yield from guard_warnings(config)
+    yield from key_warnings(config)
+    yield from basic_warnings(config)
     yield from header_warnings(config)
     yield from hedge_warnings(config, services_of)
     yield from slash_warnings(config)

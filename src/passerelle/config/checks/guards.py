@@ -17,7 +17,7 @@ from passerelle.routing.router import Router, RouteRule
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # The top-level key that configures each kind of credentials.
-_BLOCKS = {"jwt": "jwt", "key": "keys", "mtls": "tls", "session": "sessions"}
+_BLOCKS = {"basic": "basic", "jwt": "jwt", "key": "keys", "mtls": "tls", "oidc": "oidc", "session": "sessions"}
 
 
 def route_guards(loc: Loc, route: Route, repaired: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
@@ -41,6 +41,8 @@ def route_guards(loc: Loc, route: Route, repaired: frozenset[str], blocks: froze
     for kind in ("login", "logout"):
         if getattr(route, kind) is not None and "sessions" not in blocks:
             yield Finding((*loc, kind), f"found {kind}; it needs sessions: at the top level of the file", at_key=True)
+    if route.oidc and "oidc" not in blocks:
+        yield Finding((*loc, "oidc"), "found oidc; it needs oidc: at the top level of the file", at_key=True)
     if route.identity_token:
         named = route.forward_auth is not None and route.forward_auth.consumer is not None
         if "identity_token" not in blocks:
@@ -143,7 +145,7 @@ def redis_errors(blocks: frozenset[str]) -> Iterator[Finding]:
 def _session_warnings(config: Config) -> Iterator[Finding]:
     """Find sessions without a login, and routes that bypass the limits of a login."""
     logins = [(index, route.login) for index, route in enumerate(config.routes) if route.login is not None]
-    if config.sessions is not None and not logins:
+    if config.sessions is not None and not logins and config.oidc is None:
         yield Finding(("sessions",), "no route has login, so no client can get a session", at_key=True)
     for index, login in logins:
         path = login.path.encode()
@@ -179,8 +181,8 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
         host = urlsplit(jwt.jwks).hostname
         if host not in _LOOPBACK:
             yield Finding(("jwt", "jwks"), "without https, anyone on the network path can replace the keys")
-    limited = any(route.rate_limit or route.login for route in config.routes)
-    kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
+    limited = config.basic is not None or any(route.rate_limit or route.login for route in config.routes)
+    kept = SHARED in config.stores.values()
     cached = any(route.is_cached for route in config.routes)
     if config.redis is not None and not (limited or kept or cached or config.splits):
         text = "no route has a rate_limit, a cache, a login or a split, so nothing is shared"
@@ -190,6 +192,8 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
     yield from _session_warnings(config)
     yield from _token_warnings(config)
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
-    for block in ("jwt", "keys", "sessions"):
+    if "oidc" in used:
+        used.add("sessions")
+    for block in ("basic", "jwt", "keys", "oidc", "sessions"):
         if getattr(config, block) is not None and block not in used:
             yield Finding((block,), "no route accepts these credentials", at_key=True)

@@ -8,6 +8,7 @@ The file is longer than 400 lines because the keys of services, routes and the f
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
@@ -27,6 +28,7 @@ from passerelle.config.models.balance import (
     Sticky,
 )
 from passerelle.config.models.base import Model, Takes, given, raise_first
+from passerelle.config.models.basic import Basic
 from passerelle.config.models.cache import Cache, RouteCache
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.concurrency import Concurrency
@@ -35,7 +37,7 @@ from passerelle.config.models.defaults import Defaults
 from passerelle.config.models.discovery import Dns
 from passerelle.config.models.error_pages import ErrorPages
 from passerelle.config.models.forward_auth import ForwardAuth
-from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.models.guards import Clients, FixedKey, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.models.headers import (
     Cors,
     OptionalSecurityHeaders,
@@ -53,6 +55,7 @@ from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
 from passerelle.config.models.listeners import DEFAULT_LISTENERS, Listener, Listeners
 from passerelle.config.models.match import Match
+from passerelle.config.models.oidc import Oidc
 from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
@@ -87,6 +90,7 @@ __all__ = [
     "AlertSettings",
     "Backup",
     "Balance",
+    "Basic",
     "Breaker",
     "Cache",
     "Certificate",
@@ -99,6 +103,7 @@ __all__ = [
     "Defaults",
     "Dns",
     "Eject",
+    "FixedKey",
     "ForwardAuth",
     "Health",
     "Hedge",
@@ -110,6 +115,7 @@ __all__ = [
     "Login",
     "Match",
     "Model",
+    "Oidc",
     "OnError",
     "Override",
     "Part",
@@ -349,6 +355,10 @@ class _RouteKeys(Model):
     )
     login: Login | None = Field(default=None, description="Makes the route log users in.")
     logout: Yes | None = Field(default=None, description="`true`: the route ends the session of the client.")
+    oidc: Yes | None = Field(
+        default=None,
+        description="`true`: the route handles logins with the provider of `oidc`; its path ends in `{step}`.",
+    )
     rewrite: TemplateText | None = Field(
         default=None,
         description="The path that the service sees, or that is looked up in the folder, filled with the parameters.",
@@ -391,6 +401,8 @@ class Route(Defaults, _RouteKeys):
             return frozenset(method.encode() for method in self.methods)
         if self.login is not None or self.logout:
             return frozenset({b"POST"})
+        if self.oidc:
+            return frozenset({b"GET", b"POST"})
         return frozenset({b"GET"}) if self.compose is not None or self.static is not None else None
 
     @property
@@ -536,8 +548,14 @@ class Config(Model):
         default=None, description="How JSON web tokens are verified, for routes with `auth: [jwt]`."
     )
     keys: Keys | None = Field(default=None, description="Where API keys are stored, for routes with `auth: [key]`.")
+    basic: Annotated[Basic, Takes("[mapping](#basic)")] | None = Field(
+        default=None, description="User names and passwords of a file, for routes with `auth: [basic]`."
+    )
     sessions: Sessions | None = Field(
         default=None, description="Logins and session cookies, for routes with `auth: [session]`."
+    )
+    oidc: Annotated[Oidc, Takes("[mapping](#oidc)")] | None = Field(
+        default=None, description="Login with an identity provider (OpenID Connect), for routes with `auth: [oidc]`."
     )
     alerts: Annotated[AlertSettings, Takes("[mapping](#alerts)")] | None = Field(
         default=None, description="Conditions on rates, latency, certificates and restarts, and a webhook for them."
@@ -627,6 +645,12 @@ class Config(Model):
         if listener.https_port is not None:
             return listener.https_port
         return next((each.address.port for each in self.listen if each.address.port and self.is_secure(each)), 443)
+
+    @property
+    def stores(self) -> dict[str, Literal["redis"] | Path]:
+        """Where `keys` and `sessions` are stored, without those that are in the file alone."""
+        found = {"keys": self.keys.store} if self.keys is not None and self.keys.has_store else {}
+        return found | ({"sessions": self.sessions.store} if self.sessions is not None else {})
 
     @property
     def scheme(self) -> str:

@@ -15,6 +15,7 @@ from passerelle.config.models.sessions import Yes
 from passerelle.config.models.units import Duration, DurationOrOff, Limit
 from passerelle.config.models.values import WholeNumber
 
+CredentialKind = Literal["basic", "jwt", "key", "mtls", "oidc", "session"]
 _HEADER_RULES = Takes("[mapping](#request_headers-and-response_headers)")
 
 
@@ -64,10 +65,11 @@ class Defaults(Model):
     clients: Clients | None = Field(
         default=None, description="Allowed client addresses, behind `trusted_proxies` the original ones. Others: 403."
     )
-    auth: Annotated[tuple[Literal["jwt", "key", "mtls", "session"], ...], Takes("list of kinds")] = Field(
+    auth: Annotated[tuple[CredentialKind, ...], Takes("list of kinds")] = Field(
         default=(),
         min_length=1,
-        description="Accepted kinds of credentials: `jwt`, `key`, `mtls`, `session`. Without a valid one: 401.",
+        description="Accepted kinds of credentials: `basic`, `jwt`, `key`, `mtls`, `oidc`, `session`. Without a valid "
+        "one: 401, or with `oidc` a login.",
     )
     require: Require | None = Field(
         default=None, description="What an authenticated client must have. Otherwise: 403. With `auth` only."

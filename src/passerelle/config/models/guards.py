@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from passerelle.config.models.addresses import Network
-from passerelle.config.models.base import Model, Takes
+from passerelle.config.models.base import Model, Shape, Takes, given, raise_first
 from passerelle.config.models.units import RateText
 from passerelle.config.models.values import SHARED, Store, Text, WholeNumber, is_token
+from passerelle.http.secret_names import is_secret_name
 
 _HEADER = re.compile(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
@@ -24,6 +26,26 @@ def _field_name(text: str) -> str:
     if is_token(text) and text.lower() not in _TAKEN:
         return text
     raise ValueError(f"found {text!r}; allowed is a header without another meaning, such as X-API-Key")
+
+
+def _parameter(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError(f"found {text!r}; allowed are 1 to 64 letters, digits, - and _, such as api_key")
+    if not is_secret_name(text.encode("ascii")):
+        raise ValueError(f"found {text!r}; allowed is a name whose values logs redact, such as api_key or token")
+    return text
+
+
+def _fixed_key(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{20,512}", text):
+        raise ValueError("found a key (it is not shown) of another form than 20 to 512 visible ASCII characters")
+    return text
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError("found another form than 64 hexadecimal digits")
+    return text.lower()
 
 
 # Fields with another meaning, which cannot carry an API key.
@@ -52,6 +74,38 @@ Scope = Annotated[Text, AfterValidator(check_scope), Takes("scope", "scopes")]
 OneOrMore = BeforeValidator(one_or_more)
 
 
+class FixedKey(Model):
+    """An API key of the file, or its SHA-256."""
+
+    owner: Consumer = Field(description="The consumer that the key identifies.")
+    key: Annotated[Text, AfterValidator(_fixed_key), Takes("text")] | None = Field(
+        default=None,
+        repr=False,
+        description="The key, at least 20 characters; preferably as `${VARIABLE}` or `${file:…}`.",
+    )
+    sha256: Annotated[Text, AfterValidator(_digest), Takes("64 hexadecimal digits")] | None = Field(
+        default=None, description="The SHA-256 of the key, as `passerelle keys digest` prints it."
+    )
+    scopes: tuple[Scope, ...] = Field(default=(), min_length=1, description="The permissions of the key.")
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the key."""
+        return bytes.fromhex(self.sha256) if self.sha256 is not None else sha256((self.key or "").encode()).digest()
+
+    @model_validator(mode="after")
+    def _shape(self) -> FixedKey:
+        raise_first(fixed_key_shape(given(self)))
+        return self
+
+
+def fixed_key_shape(keys: set[str]) -> Shape:
+    """Check which keys an entry of ``keys.fixed`` combines."""
+    if {"key", "sha256"} <= keys:
+        return [("sha256", "found together with key; allowed is one of key, sha256")]
+    return [] if keys & {"key", "sha256"} else [(None, "found neither key nor sha256; one of them is needed")]
+
+
 class Keys(Model):
     """API keys, for routes with `auth: [key]`."""
 
@@ -62,6 +116,18 @@ class Keys(Model):
     header: Annotated[Text, AfterValidator(_field_name), Takes("name of a field")] = Field(
         default="X-API-Key", description="The header in which clients send their key; it is not forwarded."
     )
+    query: Annotated[Text, AfterValidator(_parameter), Takes("name of a parameter")] | None = Field(
+        default=None,
+        description="The query parameter in which clients may send their key; it is removed from all requests.",
+    )
+    fixed: Annotated[tuple[FixedKey, ...], Takes("list of [keys](#keys-of-the-file)")] = Field(
+        default=(), min_length=1, description="Keys that stand in the file. With them, `store` is optional."
+    )
+
+    @property
+    def has_store(self) -> bool:
+        """Whether there are keys besides those of the file."""
+        return not self.fixed or "store" in self.model_fields_set
 
 
 class Clients(Model):

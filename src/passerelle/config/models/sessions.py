@@ -29,6 +29,9 @@ def _origin(text: str) -> str:
     raise ValueError(f"found {text!r}; allowed is an origin, such as https://shop.example, without a path")
 
 
+Origin = Annotated[Text, AfterValidator(_origin), Takes("origin")]
+
+
 def _yes(found: object) -> object:
     if found is not True:
         raise ValueError(f"found {describe(found)}; allowed: true")
@@ -54,7 +57,7 @@ class Sessions(Model):
         default="token",
         description="CSRF protection: the token of the session and a known origin, or a known origin alone.",
     )
-    origins: Annotated[tuple[Annotated[Text, AfterValidator(_origin), Takes("origin")], ...], OneOrMore] = Field(
+    origins: Annotated[tuple[Origin, ...], OneOrMore] = Field(
         default=(),
         min_length=1,
         description="Further origins whose pages may use sessions, in addition to the gateway's own.",

@@ -7,7 +7,7 @@ from passerelle.config.models.base import Shape
 SOURCES = ("app", "run", "targets", "zones")
 """A service has exactly one of these."""
 
-KINDS = ("service", "compose", "redirect", "respond", "static", "login", "logout")
+KINDS = ("service", "compose", "redirect", "respond", "static", "login", "logout", "oidc")
 """A route has exactly one of these."""
 
 ACTIONS = ("redirect", "respond", "static")
@@ -80,9 +80,9 @@ def route_shape(keys: set[str]) -> Shape:
         return [(key, f"found together with {kinds[0]}; allowed is one of {', '.join(KINDS)}") for key in kinds[1:]]
     if not kinds:
         return [(None, f"a route needs one of {', '.join(KINDS)}; found none of them")]
-    if kinds[0] in ("login", "logout"):
+    if kinds[0] in ("login", "logout", "oidc"):
         wrong = [key for key in (*_UPSTREAM, *_STREAMED) if key in keys]
-        if kinds[0] == "logout":
+        if kinds[0] != "login":
             wrong += [key for key in ("timeout", "attempts") if key in keys]
         return [(key, f"found together with {kinds[0]}, which the gateway handles itself") for key in wrong]
     if kinds[0] in ACTIONS:

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
-from passerelle.access.api_keys import FileKeyProvider, KeyProvider, RedisKeyProvider
+from passerelle.access.api_keys import KeyProvider
+from passerelle.access.basic import BasicProvider, BasicSettings
 from passerelle.access.forward_auth import ForwardAuthSettings, forward_auth
 from passerelle.access.interfaces import HandlerExchange
 from passerelle.access.login import LoginHandler, LogoutHandler
-from passerelle.access.redis_sessions import RedisSessionProvider
-from passerelle.access.sessions import FileSessionProvider, SessionProvider, SessionSettings
+from passerelle.access.sessions import SessionProvider
 from passerelle.config.guards import GUARDS
+from passerelle.config.models.basic import Basic
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
 from passerelle.config.models.identity_token import IdentityToken
-from passerelle.config.models.values import SHARED
+from passerelle.config.models.sessions import Login
 from passerelle.errors import CannotStart
+from passerelle.gateway.assembly.credentials import (
+    fixed_keys,
+    key_fields,
+    open_keys,
+    open_oidc,
+    open_sessions,
+    read_tokens,
+    redis_client,
+)
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.observability.tracing.context import TRACEPARENT, TRACESTATE
 from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authorization import Require
 from passerelle.security.cookies import HideCookies
-from passerelle.security.credentials.authentication import Authenticate, AuthenticationMethod
+from passerelle.security.credentials.authentication import (
+    QUERY_KEY_FIELD,
+    Authenticate,
+    AuthenticationMethod,
+)
+from passerelle.security.credentials.basic import HideBasic
 from passerelle.security.credentials.client_certificates import CertificateMethod
 from passerelle.security.credentials.login_throttle import AttemptLimit, LoginThrottle
 from passerelle.security.credentials.redis_login_throttle import RedisLoginThrottle
@@ -48,86 +63,18 @@ from passerelle.upstream.subrequest import Subrequest
 
 if TYPE_CHECKING:
     from passerelle.access.jwt_keys import JwtProvider
+    from passerelle.access.oidc.provider import OidcProvider
+    from passerelle.access.oidc.renewal import Renewals
     from passerelle.access.redis_client import RedisClient
     from passerelle.security.jwt.issuer import Signer
-
-
-def _open_keys(
-    config: Config, loop: asyncio.AbstractEventLoop, redis: RedisClient | None, before: KeyProvider | None, same: bool
-) -> KeyProvider | None:
-    settings = config.keys
-    if settings is None:
-        return None
-    if settings.store == SHARED:
-        if same and isinstance(before, RedisKeyProvider) and before.redis is redis:
-            return before
-        return RedisKeyProvider(_required_redis(redis), settings.header)
-    if same and before is not None:
-        return before
-    try:
-        return FileKeyProvider(settings.store, settings.header, loop)
-    except sqlite3.Error as error:
-        raise CannotStart(f"keys: cannot open {settings.store}: {error}") from error
-
-
-def _open_sessions(
-    config: Config, loop: asyncio.AbstractEventLoop, redis: RedisClient | None, before: SessionProvider | None
-) -> SessionProvider | None:
-    settings = config.sessions
-    if settings is None:
-        return None
-    values = SessionSettings(
-        settings.cookie,
-        settings.idle,
-        settings.absolute,
-        settings.csrf == "token",
-        settings.origins,
-        settings.insecure,
-    )
-    if settings.store == SHARED:
-        same = isinstance(before, RedisSessionProvider) and before.settings == values and before.redis is redis
-        return before if same else RedisSessionProvider(values, _required_redis(redis))
-    if isinstance(before, FileSessionProvider) and before.settings == values and before.path == settings.store:
-        return before
-    try:
-        return FileSessionProvider(values, settings.store, loop)
-    except sqlite3.Error as error:
-        raise CannotStart(f"sessions: cannot open {settings.store}: {error}") from error
-
-
-def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: JwtProvider | None) -> JwtProvider | None:
-    jwt = config.jwt
-    if jwt is None:
-        return None
-    # Imported only where a configuration has tokens: joserfc and cryptography take 55 ms and 16 MB.
-    from passerelle.access.jwt_keys import JwtProvider, JwtSettings
-    from passerelle.security.jwt.verifier import JwtRules
-
-    rules = JwtRules(
-        frozenset(jwt.algorithms),
-        jwt.issuer,
-        frozenset(jwt.audience),
-        jwt.leeway,
-        jwt.consumer_claim,
-        jwt.scope_claim,
-        {claim: name.encode("ascii") for claim, name in jwt.forward.items()},
-    )
-    settings = JwtSettings(rules, jwt.secret, jwt.key, jwt.jwks, jwt.refresh, jwt.cooldown)
-    if before is not None and before.settings == settings and before.fetches:
-        return before  # with its key set: no request waits for another fetch
-    try:
-        return JwtProvider(settings, loop)
-    except OSError as error:
-        raise CannotStart(f"jwt: cannot read {error.filename}: {error.strerror}") from error
-    except ValueError as error:
-        raise CannotStart(f"jwt: {jwt.key}: {error}") from error
+    from passerelle.security.oidc.pending_login import LoginCookies
 
 
 def _signer(config: Config) -> Signer | None:
     settings = config.identity_token
     if settings is None:
         return None
-    # Imported only where a configuration has identity tokens: see _read_tokens.
+    # Imported only where a configuration has identity tokens: see credentials.py.
     from passerelle.security.jwt.issuer import signer_of_pem, signer_of_secret
 
     if settings.key is None:
@@ -145,25 +92,6 @@ def _identity_guard(settings: IdentityToken, signer: Signer, route: Route) -> Gu
 
     audience = sorted(route.destinations) if settings.audience is None else [settings.audience]
     return SendIdentity(signer, settings.header.encode("ascii"), settings.issuer, audience, settings.lifetime)
-
-
-def _redis_client(config: Config, loop: asyncio.AbstractEventLoop, before: RedisClient | None) -> RedisClient | None:
-    """Return the client of Redis, or None where no guard uses it."""
-    has_limits = any(route.rate_limit or route.login for route in config.routes)
-    has_credentials = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
-    if config.redis is None or not (has_limits or has_credentials):
-        return None
-    if before is not None and (before.url, before.is_essential) == (config.redis.url, has_credentials):
-        return before
-    # Part of an optional dependency, whose presence the check of the configuration has established.
-    from passerelle.access.redis_client import RedisClient
-
-    return RedisClient(config.redis.url, loop, config.workers, is_essential=has_credentials)
-
-
-def _required_redis(redis: RedisClient | None) -> RedisClient:
-    assert redis is not None, "a checked configuration with keys or sessions in Redis has a redis"
-    return redis
 
 
 def copied_fields(config: Config, services: Iterable[str]) -> set[bytes]:
@@ -201,18 +129,37 @@ class GuardFactory:
         self._subscribers = Subscribers()
         self._tables: dict[tuple[str, str], BucketTable] = {}
         self._known_tables = before._tables if before is not None else {}
-        self._redis: RedisClient | None = _redis_client(config, loop, before._redis if before is not None else None)
+        self._redis: RedisClient | None = redis_client(config, loop, before._redis if before is not None else None)
         known_keys, known_sessions = (before._keys, before._sessions) if before is not None else (None, None)
         same_keys = before is not None and before._config.keys == config.keys
-        self._keys: KeyProvider | None = _open_keys(config, loop, self._redis, known_keys, same_keys)
-        self._sessions: SessionProvider | None = _open_sessions(config, loop, self._redis, known_sessions)
+        self._keys: KeyProvider | None = open_keys(config, loop, self._redis, known_keys, same_keys)
+        self._sessions: SessionProvider | None = open_sessions(config, loop, self._redis, known_sessions)
         self._methods: dict[str, AuthenticationMethod] = {"mtls": CertificateMethod()}
         if self._sessions is not None:
             self._methods["session"] = self._sessions.method
-        if self._keys is not None:
+        if self._keys is not None and config.keys is not None:
             self._methods["key"] = self._keys.method
+            if config.keys.fixed or config.keys.query is not None:
+                in_query = QUERY_KEY_FIELD if config.keys.query is not None else None
+                self._keys.method.extend(fixed_keys(config.keys), in_query)
+        self._basic: BasicProvider | None = self._open_users(loop, before._basic if before is not None else None)
+        if self._basic is not None:
+            self._methods["basic"] = self._basic.method
+        self._oidc: OidcProvider | None = open_oidc(config, loop, before._oidc if before is not None else None)
+        self._login_cookies: LoginCookies | None = None
+        self._renewals: Renewals | None = None
+        if self._oidc is not None and self._sessions is not None and config.oidc is not None:
+            from passerelle.security.oidc.pending_login import LoginCookies
+
+            self._methods["oidc"] = self._sessions.method
+            if self._oidc.settings.refresh < inf:
+                from passerelle.access.oidc.renewal import Renewals, RenewedSessions
+
+                self._renewals = Renewals(self._oidc, self._sessions)
+                self._methods["oidc"] = RenewedSessions(self._sessions.method, self._renewals)
+            self._login_cookies = LoginCookies(config.oidc.client_secret, secure=self._sessions.cookies.secure)
         self._signer = _signer(config)
-        self._tokens: JwtProvider | None = _read_tokens(config, loop, before._tokens if before is not None else None)
+        self._tokens: JwtProvider | None = read_tokens(config, loop, before._tokens if before is not None else None)
         if self._tokens is not None:
             self._methods["jwt"] = self._tokens.method
 
@@ -228,10 +175,10 @@ class GuardFactory:
 
     def _background(
         self, other: GuardFactory | None
-    ) -> list[KeyProvider | JwtProvider | RedisClient | SessionProvider]:
+    ) -> list[BasicProvider | KeyProvider | JwtProvider | OidcProvider | RedisClient | SessionProvider]:
         """Return the providers with background work that are not shared with ``other``."""
         shared = [] if other is None else other._background(None)
-        parts = (self._keys, self._tokens, self._redis, self._sessions)
+        parts = (self._basic, self._keys, self._tokens, self._oidc, self._redis, self._sessions)
         return [part for part in parts if part is not None and not any(part is each for each in shared)]
 
     def for_route(
@@ -262,9 +209,17 @@ class GuardFactory:
         guards: list[Guard] = []
         if route.auth:
             keys = self._config.keys if "key" in route.auth else None
-            hidden = keys.header.lower().encode("ascii") if keys is not None else None
-            guards.append(Authenticate([self._methods[name] for name in route.auth], hidden))
-        if self._sessions is not None and "session" in route.auth:
+            hidden = key_fields(keys) if keys is not None else ()
+            methods = [self._methods[name] for name in route.auth]
+            if "oidc" in route.auth and self._oidc is not None and self._login_cookies is not None:
+                from passerelle.access.oidc.guard import AuthenticateOrLogin
+
+                guards.append(AuthenticateOrLogin(methods, hidden, self._oidc, self._login_cookies))
+            else:
+                guards.append(Authenticate(methods, hidden))
+        if "basic" in route.auth:
+            guards.append(HideBasic())
+        if self._sessions is not None and {"oidc", "session"} & set(route.auth):
             # The session cookie is the gateway's own credential: no service receives it, whichever method succeeded.
             guards.append(HideCookies((self._sessions.cookies.name, self._sessions.cookies.token)))
         return guards
@@ -318,10 +273,17 @@ class GuardFactory:
         one of the services.
         """
         names = copied_fields(self._config, services).union(others)
-        header = self._config.keys.header.lower().encode("ascii") if self._config.keys is not None else None
+        keys = self._config.keys
+        header = keys.header.lower().encode("ascii") if keys is not None else None
         if header is not None and "key" in (route.auth or ()):
             names.add(header)
-        cookies = () if self._sessions is None else (self._sessions.cookies.name, self._sessions.cookies.token)
+        if keys is not None and keys.query is not None:
+            names.add(QUERY_KEY_FIELD)
+        cookies: list[bytes] = []
+        if self._sessions is not None:
+            cookies += (self._sessions.cookies.name, self._sessions.cookies.token)
+        if self._login_cookies is not None:
+            cookies += self._login_cookies.names
         return WithheldFields(names, header, cookies) if names or header is not None or cookies else None
 
     def for_preflight(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
@@ -340,18 +302,42 @@ class GuardFactory:
         sessions, login = self._sessions, route.login
         if sessions is None:
             raise CannotStart(f"sessions: {route.label} needs them, and they are not configured")
+        if route.oidc and self._oidc is not None and self._login_cookies is not None:
+            from passerelle.access.oidc.handlers import OidcHandler
+
+            return OidcHandler(self._oidc, sessions, self._login_cookies, self._renewals)
         if login is None or policy is None:
             return LogoutHandler(sessions)
-        by_name = self._attempts(route, "user name", login.attempts, login.forgiven)
-        by_address = self._attempts(route, "address", login.address_attempts, login.forgiven)
-        logins: LoginThrottle | RedisLoginThrottle = LoginThrottle(by_name, by_address)
-        if self._redis is not None:
-            logins = RedisLoginThrottle(by_name, by_address, route.label, self._redis, self._config.limits.gateways)
+        logins = self._throttle(route.label, login)
         return LoginHandler(sessions, logins, policy, login.path.encode(), self._subscribers.of)
 
-    def _attempts(self, route: Route, kind: str, number: int, forgiven: float) -> AttemptLimit:
+    def _open_users(self, loop: asyncio.AbstractEventLoop, before: BasicProvider | None) -> BasicProvider | None:
+        basic = self._config.basic
+        if basic is None:
+            return None
+        settings = BasicSettings(basic.file, basic.realm, basic.remember)
+        throttle = self._throttle("basic", basic)  # no label of a route, which has a path
+        if before is not None and before.settings == settings:
+            before.method.limit(throttle)
+            return before
+        try:
+            return BasicProvider(settings, loop, throttle, self._subscribers.of)
+        except OSError as error:
+            raise CannotStart(f"basic: cannot read {basic.file}: {error.strerror}") from error
+        except ValueError as error:
+            raise CannotStart(f"basic: {basic.file}: {error}") from error
+
+    def _throttle(self, scope: str, limits: Login | Basic) -> LoginThrottle | RedisLoginThrottle:
+        """Return the limits on wrong passwords of ``scope``, with their counts from before a reload."""
+        by_name = self._attempts(scope, "user name", limits.attempts, limits.forgiven)
+        by_address = self._attempts(scope, "address", limits.address_attempts, limits.forgiven)
+        if self._redis is None:
+            return LoginThrottle(by_name, by_address)
+        return RedisLoginThrottle(by_name, by_address, scope, self._redis, self._config.limits.gateways)
+
+    def _attempts(self, scope: str, kind: str, number: int, forgiven: float) -> AttemptLimit:
         rate = Rate(1, int(forgiven * SECOND), number)
-        name = route.label, f"login by {kind}"
+        name = scope, f"login by {kind}"
         table = self._tables[name] = self._known_tables.get(name, BucketTable())
         return AttemptLimit(rate if self._redis is not None else rate.share(self._config.workers), table)
 

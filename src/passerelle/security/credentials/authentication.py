@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from passerelle.errors import Failure, Kind
+from passerelle.http.messages import Response
 from passerelle.security.credentials.api_keys import ApiKey, KeyStore, digest_of
 from passerelle.security.credentials.bounded_memo import BoundedMemo
 from passerelle.security.guard import GuardedCall, PendingResult, RequestRefused
 from passerelle.security.identity import Identity
+
+QUERY_KEY_FIELD: Final = b"passerelle-query-key"
+"""The field (lower case) in which an API key of the query reaches the guards. No service receives it."""
 
 # Maximum number of keys cached per worker, about 600 bytes each. Beyond it, the least recently used is looked up again.
 REMEMBERED_KEYS = 10_000
@@ -41,16 +46,16 @@ class AuthenticationMethod(Protocol):
 class Authenticate:
     """Guard that requires a valid credential of any of ``methods``, tried in order; otherwise 401 (RFC 9110 §15.5.2).
 
-    ``hidden`` names the field (lower case) with the gateway's own credential, which is never forwarded.
+    ``hidden`` names the fields (lower case) with the gateway's own credential, which are never forwarded.
     """
 
     __slots__ = ("_hidden", "_methods")
 
-    def __init__(self, methods: Sequence[AuthenticationMethod], hidden: bytes | None = None) -> None:
+    def __init__(self, methods: Sequence[AuthenticationMethod], hidden: Sequence[bytes] = ()) -> None:
         self._methods = tuple(methods)
         self._hidden = hidden
 
-    def __call__(self, call: GuardedCall) -> PendingResult | None:
+    def __call__(self, call: GuardedCall) -> Response | PendingResult | None:
         """Establish ``call.identity``."""
         reasons: list[str] = []
         challenges: list[tuple[bytes, bytes]] = []
@@ -79,12 +84,12 @@ class Authenticate:
         call.identity = identity
         call.pending = None
         call.upstream_fields += identity.lines
-        if self._hidden is not None:
-            call.hidden_lines = [field.line for field in call.lines(self._hidden)]
+        for name in self._hidden:
+            call.hidden_lines = [*call.hidden_lines, *(field.line for field in call.lines(name))]
 
 
 class KeyMethod:
-    """Authentication by API keys in the field ``header`` (lower case), for any store.
+    """Authentication by API keys in the field ``header`` (lower case), for any store; by itself without a store.
 
     ``clock`` gives seconds since the epoch.
     """
@@ -92,19 +97,32 @@ class KeyMethod:
     challenge = b'ApiKey realm="passerelle"'
     rejection = b'ApiKey realm="passerelle", error="invalid_key"'
 
-    __slots__ = ("_clock", "_header")
+    __slots__ = ("_clock", "_fixed", "_header", "_in_query")
 
     def __init__(self, header: bytes, clock: Callable[[], float] = time.time) -> None:
         self._header = header
         self._clock = clock
+        self._fixed: Mapping[bytes, KnownKey] | None = None
+        self._in_query: bytes | None = None
+
+    def extend(self, fixed: Mapping[bytes, KnownKey], in_query: bytes | None) -> None:
+        """Accept keys of the configuration, by the SHA-256 of each, and keys in the field ``in_query`` as well."""
+        self._fixed = fixed or None
+        self._in_query = in_query
 
     def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
         """Return the identity of the key's owner."""
         lines = call.lines(self._header)
+        if self._in_query is not None:
+            lines = [*lines, *call.lines(self._in_query)]
         if not lines:
             return None
         if len(lines) > 1:
             raise CredentialRejected("more than one API key")
+        if self._fixed is not None:
+            known = self._fixed.get(hashlib.sha256(lines[0].value).digest())
+            if known is not None:
+                return known.identity
         digest = digest_of(lines[0].value)
         if digest is None:
             raise CredentialRejected("malformed API key")
@@ -123,7 +141,7 @@ class KeyMethod:
 
         Raises :class:`CredentialRejected` if there is no such key, :class:`Failure` if the store cannot be read.
         """
-        raise NotImplementedError
+        raise CredentialRejected("unknown API key")
 
     def _record_use(self, key: ApiKey, now: float) -> None:
         """Record a use of the key."""

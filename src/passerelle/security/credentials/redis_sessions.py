@@ -22,7 +22,7 @@ from passerelle.security.credentials.redis_lookup import (
     store_unavailable,
     unreadable_reply,
 )
-from passerelle.security.credentials.session_store import Lifetimes, Session
+from passerelle.security.credentials.session_store import Grant, Lifetimes, Session
 from passerelle.security.credentials.sessions import (
     REMEMBERED_SESSIONS,
     KnownSession,
@@ -35,6 +35,7 @@ from passerelle.security.guard import GuardedCall
 from passerelle.security.ratelimit.redis import ScriptCall, ScriptRunner
 
 PREFIX: Final = b"passerelle:1:session:"
+LINK_PREFIX: Final = b"passerelle:1:session-link:"
 _MICROSECONDS: Final = 1_000_000
 
 # The prologue of each script sets ``now`` (us). The worker that caches a session knows its latest use and passes it
@@ -68,6 +69,42 @@ redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.ceil(math.min(ARGV[1] 
 return {found[1], found[2], left}
 """
 
+# KEYS: links. ARGV: the Redis key of a session, and how long a session lasts at most (us).
+LINK: Final = """
+for _, link in ipairs(KEYS) do
+  redis.call('SADD', link, ARGV[1])
+  redis.call('PEXPIRE', link, string.format('%.0f', math.ceil(ARGV[2] / 1000)))
+end
+return {1}
+"""
+
+# KEYS: a link.
+END_LINKED: Final = """
+local session = redis.call('SPOP', KEYS[1])
+while session do
+  redis.call('DEL', session)
+  session = redis.call('SPOP', KEYS[1])
+end
+return {1}
+"""
+
+# KEYS: the session. ARGV: the sealed grant, when it is due (us since the epoch), and the roles (JSON) or nothing.
+GRANT: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+redis.call('HSET', KEYS[1], 'sealed', ARGV[1], 'due', ARGV[2])
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'roles', ARGV[3]) end
+return {1}
+"""
+
+# KEYS: the session. ARGV: now, and when a grant that is due now is due again (us since the epoch, on the clock of the
+# gateways, as in GRANT). Returns the sealed grant and when it was due, or nothing without one.
+CLAIM: Final = """
+local found = redis.call('HMGET', KEYS[1], 'sealed', 'due')
+if not found[1] then return {} end
+if tonumber(found[2]) <= tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'due', ARGV[2]) end
+return {found[1], found[2]}
+"""
+
 # KEYS: the session.
 END: Final = "return {redis.call('DEL', KEYS[1])}"
 
@@ -96,6 +133,24 @@ class RedisSessions:
     def touch(self, digest: bytes, ago: float | None) -> ScriptCall | None:
         """Find a session and record a use; the caller last saw it used ``ago`` seconds before."""
         return self._store.run_or_queue(HOLD, [key_of(digest)], [*self._times, b"-1" if ago is None else _text(ago)])
+
+    def link(self, links: tuple[bytes, ...], digest: bytes) -> ScriptCall | None:
+        """Let :meth:`end_linked` find a session by each of ``links``."""
+        keys = [LINK_PREFIX + link.hex().encode("ascii") for link in links]
+        return self._store.run_or_queue(LINK, keys, [key_of(digest), self._times[1]])
+
+    def grant(self, digest: bytes, grant: Grant, roles: tuple[str, ...] | None = None) -> ScriptCall | None:
+        """Keep the grant of a session, and its roles if they are given."""
+        words = b"" if roles is None else json.dumps(roles).encode()
+        return self._store.run_or_queue(GRANT, [key_of(digest)], [grant.sealed, _text(grant.due), words])
+
+    def claim(self, digest: bytes, now: float, until: float) -> ScriptCall | None:
+        """Return the grant of a session; if it is due, it is due again at ``until``."""
+        return self._store.run_or_queue(CLAIM, [key_of(digest)], [_text(now), _text(until)])
+
+    def end_linked(self, link: bytes) -> ScriptCall | None:
+        """End all sessions with ``link``."""
+        return self._store.run_or_queue(END_LINKED, [LINK_PREFIX + link.hex().encode("ascii")], [])
 
     def end(self, digest: bytes) -> ScriptCall | None:
         """End a session; ending it again has no effect."""
