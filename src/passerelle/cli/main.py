@@ -27,6 +27,7 @@ COMMANDS = (
     "restart",
     "instances",
     "maintenance",
+    "certs",
     "cache",
     "check",
     "routes",

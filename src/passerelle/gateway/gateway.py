@@ -39,6 +39,7 @@ from passerelle.gateway.assembly.services import (
 )
 from passerelle.gateway.assembly.splits import SplitCounts, SplitFactory, slow_after
 from passerelle.gateway.assembly.tracing import Tracing
+from passerelle.gateway.challenges import Challenges
 from passerelle.gateway.context import Context
 from passerelle.gateway.error_pages import ErrorPages
 from passerelle.gateway.exchange import Exchange
@@ -136,7 +137,8 @@ class Gateway:
         self._use_cache(cache, era, config)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._tracing = Tracing(self)
-        self._listener.handler = self._tracing.handler(config, self.context)
+        self._handler = self._listener.handler = self._tracing.handler(config, self.context)
+        self._challenges = Challenges()
         self.metrics.traces = self._tracing.counts
         self._listener.descriptors = DescriptorLimit(descriptors.limit(), logger.warning)
         self._sweep = sweep_seconds(config, SWEEP)
@@ -268,7 +270,8 @@ class Gateway:
         context.router = router
         context.unmatched = unmatched_plan(config, self.metrics, self._route_log, pages)
         self._use_cache(cache, era, config)
-        self._listener.handler = self._tracing.handler(config, context)
+        self._handler = self._tracing.handler(config, context)
+        self._respond_to_challenges()
 
     def _retire_service(self, name: str) -> None:
         """Retire a service that the configuration has no longer: requests in flight end, and no others are sent."""
@@ -334,6 +337,18 @@ class Gateway:
         if context.cache is not None:
             context.invalidator = Invalidator(context.cache, context.router.match, cache_of, stored_part_tags)
             self._allow_fast_hits(context.cache)
+
+    def set_challenges(self, pending: Iterable[Mapping[str, str]]) -> None:
+        """Respond to these challenges of orders for certificates from now on, and to no others. A reload keeps them.
+
+        See :mod:`passerelle.acme.challenge`.
+        """
+        self._challenges.replace(pending)
+        self._respond_to_challenges()
+
+    def _respond_to_challenges(self) -> None:
+        self._listener.handler = self._challenges.before(self._handler)
+        self._certificates.validate(self._challenges.proofs)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counters as JSON values (see :mod:`passerelle.observability.metrics`)."""

@@ -10,11 +10,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from passerelle.acme.challenge import Pending
 from passerelle.config.models.config import Config
 from passerelle.discovery.catalog import Catalog
 from passerelle.discovery.overrides import TargetKey, target_key
@@ -27,6 +28,7 @@ from passerelle.supervisor.active_config import ActiveConfig, Candidate
 from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
+from passerelle.supervisor.certificate_orders import CertificateOrders
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
@@ -57,6 +59,7 @@ class StandaloneGateway:
         self.events.listen(_log_event)
         self.live = LiveSampler(self)
         self._live_was_lost = True
+        self.certificates = CertificateOrders(lambda: self.config, self.events, _log, self._send_challenges)
         self.expiry = CertificateExpiry(lambda: self.config, self.events)
         self.webhook = WebhookSender(random.random)
         self.alerting = Alerting(lambda: self.config, lambda: self.expiry.ends, self.events, self.webhook)
@@ -239,6 +242,10 @@ class StandaloneGateway:
         self._gateway.set_maintenance(self.maintenance.routes)
         return []
 
+    async def _send_challenges(self, pending: Sequence[Pending]) -> list[str]:
+        self._gateway.set_challenges(pending)
+        return []
+
     async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
         """Return what the shadow requests found; with ``reset``, they begin to count again."""
         return [self._gateway.shadows(reset=reset)]
@@ -336,6 +343,7 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     await standalone.restore()
     standalone.spawn(standalone.expiry.run())
     standalone.spawn(standalone.rollouts.run())
+    standalone.spawn(standalone.certificates.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     await gateway.start(listener)
     tune_memory()
@@ -359,6 +367,7 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     await stop.requested.wait()
     standalone.stop()
     await standalone.rollouts.close()
+    await standalone.certificates.close()
     await stop.stop_gateway(gateway)
     if admin is not None:
         await admin.stop()

@@ -8,6 +8,7 @@ The file is longer than 400 lines because the keys of services, routes and the f
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
@@ -17,6 +18,7 @@ from passerelle.config.models.actions import Redirect, Respond, Static
 from passerelle.config.models.addresses import Address, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
+from passerelle.config.models.automatic_tls import STATE, AutomaticTls, ExternalAccount
 from passerelle.config.models.backup import S3, Backup, Keep
 from passerelle.config.models.balance import (
     Balance,
@@ -79,6 +81,7 @@ __all__ = [
     "AdminPort",
     "Alert",
     "AlertSettings",
+    "AutomaticTls",
     "Backup",
     "Balance",
     "Breaker",
@@ -93,6 +96,7 @@ __all__ = [
     "Defaults",
     "Dns",
     "Eject",
+    "ExternalAccount",
     "ForwardAuth",
     "Health",
     "Hedge",
@@ -452,7 +456,7 @@ class Config(Model):
         default=Address.model_construct(host="127.0.0.1", port=8080),
         description="Address and port for clients; port 0 picks any free port.",
     )
-    tls: ListenerTls | None = Field(
+    tls: Annotated[ListenerTls, Takes("`auto` or [mapping](#tls)")] | None = Field(
         default=None, description="TLS for clients; without it, the listener speaks plain HTTP."
     )
     admin: Admin = Field(
@@ -582,6 +586,21 @@ class Config(Model):
     def scheme(self) -> str:
         """The scheme of requests of clients."""
         return "http" if self.tls is None else "https"
+
+    @property
+    def ordered_names(self) -> tuple[str, ...]:
+        """The names of the certificates that are ordered, in order."""
+        if self.tls is None or self.tls.auto is None:
+            return ()
+        hosts = (host for route in self.routes for host in route.host or ())
+        return self.tls.auto.ordered(hosts, {name for each in self.tls.certificates for name in each.names})
+
+    @property
+    def certificates_folder(self) -> Path:
+        """The folder of the certificates that are ordered."""
+        auto = self.tls.auto if self.tls is not None else None
+        state = self.state if self.state is not None else auto.default_state if auto is not None else Path(STATE)
+        return state / "certificates"
 
     @property
     def splits(self) -> dict[str, dict[str, int]]:
