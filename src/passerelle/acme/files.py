@@ -102,6 +102,7 @@ class FolderLock:
         """Take the lock, if no other process has it. :raises OSError: if the folder cannot be used."""
         if self._descriptor is not None:
             return True
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

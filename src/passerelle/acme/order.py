@@ -226,7 +226,7 @@ def _failure(error: Exception, network: _Network | None) -> OrderFailed:
         return OrderFailed(f"cannot connect to the authority: {_root(error)}", concerns="connection")
     if isinstance(error, requests.exceptions.Timeout):
         return OrderFailed(f"the authority did not respond within {TIMEOUT} s", concerns="connection")
-    if isinstance(error, requests.exceptions.RequestException | OSError):
+    if isinstance(error, requests.exceptions.RequestException | OSError) and not isinstance(error, ValueError):
         return OrderFailed(f"cannot reach the authority: {_root(error)}", concerns="connection")
     text = f"unexpected response of the authority ({type(error).__name__}): {error}"
     return OrderFailed(text, retry_after, concerns="account" if retry_after is not None else "name")

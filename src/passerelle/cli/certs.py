@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import click
 
 from passerelle.cli.admin_client import admin_option, read_admin, send_change
-from passerelle.cli.support import Commands, json_option, print_json
+from passerelle.cli.support import Commands, json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
 
 

@@ -56,7 +56,6 @@ class _Name:
 
     def __init__(self, name: str, kept: Kept) -> None:
         self.name = name
-        self.requested = False  # an order was requested, whatever the times are
         self.adopt(kept)
 
     def adopt(self, kept: Kept) -> None:
@@ -75,8 +74,6 @@ class _Name:
 
     def is_due(self, now: float, directory: str) -> bool:
         """Whether a certificate is to be ordered now from the authority at ``directory``."""
-        if self.requested:
-            return True
         attempt = self.kept.attempt
         # A time that is too far away is from a clock that was wrong.
         waits = now < attempt.next_at < now + LONGEST_WAIT * 1.1
@@ -115,6 +112,7 @@ class CertificateOrders:
         self._folder: FolderStore | None = None
         self._store: CertificateStore | None = None
         self._names: dict[str, _Name] = {}
+        self._requested: set[str] = set()  # names whose orders were requested, whatever the times are
         self._unwritten: dict[str, Kept] = {}  # certificates that the folder could not take yet
         self._loaded = False
         self._published = ""  # the challenges of other gateways that the workers respond to
@@ -185,16 +183,17 @@ class CertificateOrders:
         name = arguments.get("name")
         if set(arguments) != {"name"} or name is None:
             raise ChangeRefused("an order needs name=NAME")
-        if not self._names:
+        names = self._config().ordered_names
+        if not names:
             raise ChangeRefused("no certificates are ordered: the file has no tls.auto")
-        if name not in self._names:
-            raise ChangeRefused(f"no certificate is ordered for {name!r}; the names are {', '.join(self._names)}")
+        if name not in names:
+            raise ChangeRefused(f"no certificate is ordered for {name!r}; the names are {', '.join(names)}")
         now = self._wall()
         if now < self._hold_until:
             if self._refused:
                 raise ChangeRefused(f"the authority refuses all orders for another {self._hold_until - now:.0f} s")
             self._hold_until = 0.0  # it could not be reached
-        self._names[name].requested = True
+        self._requested.add(name)
         self._wake.set()
         return f"a new certificate is ordered for {name}"
 
@@ -288,7 +287,7 @@ class CertificateOrders:
                 # Another gateway may have renewed it meanwhile.
                 found = (await store.load([name]))[name]
                 if found != each.kept and found.bundle != each.kept.bundle:
-                    each.requested = False
+                    self._requested.discard(name)
                 await self._adopt(store, each, found)
                 if self._may_order(each, auto):
                     await self._order(store, each, auto)
@@ -302,13 +301,15 @@ class CertificateOrders:
 
     def _may_order(self, each: _Name, auto: AutomaticTls) -> bool:
         now = self._wall()
-        return now >= self._hold_until and each.name not in self._unwritten and each.is_due(now, auto.directory)
+        if now < self._hold_until or each.name in self._unwritten:
+            return False
+        return each.name in self._requested or each.is_due(now, auto.directory)
 
     async def _order(self, store: CertificateStore, each: _Name, auto: AutomaticTls) -> None:
         # Imported here: the packages are optional dependencies, and take 0.3 s.
         from passerelle.acme.order import order
 
-        each.requested = False
+        self._requested.discard(each.name)
         before = each.kept.attempt
         failures = before.failures + 1
         following = self._wall() + pause(failures, None, self._rng)
