@@ -52,7 +52,7 @@ def served(ordering: Ordering, context: ssl.SSLContext, other_than: str | None =
             found.append(serial)
         return bool(found)
 
-    wait_until(look, "a new certificate is served")
+    wait_until(look, f"a new certificate is served; {ordering.lines}")
     return found[0]
 
 

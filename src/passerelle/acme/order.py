@@ -30,6 +30,7 @@ from passerelle.acme.settings import Authority
 
 TIMEOUT = 20  # seconds for one request to the authority
 DEADLINE = 90  # seconds for the authority to validate a name, and again to issue the certificate
+_NONCES = 3  # refused pairs of nonces before an order fails
 _CURVES: dict[str, type[ec.EllipticCurve]] = {"p256": ec.SECP256R1, "p384": ec.SECP384R1}
 _PEM = serialization.Encoding.PEM
 
@@ -53,9 +54,21 @@ challenges.Challenge.register(_TlsAlpn)
 
 
 class _Network(client.ClientNetwork):
-    """Notes the ``Retry-After`` (seconds) of the last response that refused a request."""
+    """Notes the ``Retry-After`` (seconds) of the last response that refused a request.
+
+    Sends a request again while the authority refuses its nonce (RFC 8555 §6.5), which the package does once.
+    """
 
     retry_after: float | None = None
+
+    def post(self, *args: Any, **kwargs: Any) -> requests.Response:
+        for _ in range(_NONCES):
+            try:
+                return super().post(*args, **kwargs)
+            except messages.Error as error:
+                if error.code != "badNonce":
+                    raise
+        return super().post(*args, **kwargs)
 
     def _send_request(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:
         self.retry_after = None
