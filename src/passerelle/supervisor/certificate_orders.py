@@ -11,17 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from passerelle.acme import issued
 from passerelle.acme.challenge import Pending
 from passerelle.acme.failure import OrderFailed
-from passerelle.acme.schedule import LONGEST_WAIT, Attempt, pause, renewal_time
+from passerelle.acme.ordered_name import OrderedName
+from passerelle.acme.schedule import Attempt, pause
 from passerelle.acme.settings import Authority
 from passerelle.acme.store import CertificateStore, FolderStore, Kept, News, StoreUnavailable
+from passerelle.acme.thread import in_thread
 from passerelle.config.models.automatic_tls import AutomaticTls
 from passerelle.config.models.config import Config
 from passerelle.observability.events import EventLog
@@ -49,35 +49,6 @@ class PlaceOrder(Protocol):
         publish: Callable[[Sequence[Pending]], None],
     ) -> bytes:
         """Return the key, the certificate and its chain in PEM. :raises OrderFailed: if there is none."""
-
-
-class _Name:
-    """One name: what is kept about it, and what its certificate contains, if it has one."""
-
-    def __init__(self, name: str, kept: Kept) -> None:
-        self.name = name
-        self.adopt(kept)
-
-    def adopt(self, kept: Kept) -> None:
-        """Replace what is kept. A damaged certificate counts as none."""
-        self.kept = kept
-        self.certificate: issued.Issued | None = None
-        if kept.bundle is not None:
-            with contextlib.suppress(ValueError):
-                self.certificate = issued.inspect(kept.bundle)
-
-    @property
-    def renew_at(self) -> float:
-        """When the certificate is to be replaced; 0 without one."""
-        found = self.certificate
-        return renewal_time(self.name, found.start, found.end) if found is not None else 0.0
-
-    def is_due(self, now: float, directory: str) -> bool:
-        """Whether a certificate is to be ordered now from the authority at ``directory``."""
-        attempt = self.kept.attempt
-        # A time that is too far away is from a clock that was wrong.
-        waits = now < attempt.next_at < now + LONGEST_WAIT * 1.1
-        return not waits and (now >= self.renew_at or attempt.directory != directory)
 
 
 class CertificateOrders:
@@ -111,7 +82,7 @@ class CertificateOrders:
         self._settings: tuple[Any, ...] | None = None
         self._folder: FolderStore | None = None
         self._store: CertificateStore | None = None
-        self._names: dict[str, _Name] = {}
+        self._names: dict[str, OrderedName] = {}
         self._requested: set[str] = set()  # names whose orders were requested, whatever the times are
         self._unwritten: dict[str, Kept] = {}  # certificates that the folder could not take yet
         self._loaded = False
@@ -222,7 +193,9 @@ class CertificateOrders:
                 self._store = RedisStore(redis, config.cache.namespace)
         if tuple(self._names) != config.ordered_names:
             kept = await self._folder.load(config.ordered_names)
-            self._names = {name: self._names.get(name) or _Name(name, kept[name]) for name in config.ordered_names}
+            self._names = {
+                name: self._names.get(name) or OrderedName(name, kept[name]) for name in config.ordered_names
+            }
             self._loaded = False
 
     async def _fetch(self, store: CertificateStore) -> None:
@@ -241,7 +214,7 @@ class CertificateOrders:
         if not silent:
             self._published = news.published
 
-    async def _adopt(self, store: CertificateStore, each: _Name, kept: Kept) -> None:
+    async def _adopt(self, store: CertificateStore, each: OrderedName, kept: Kept) -> None:
         """Use ``kept`` of the store, unless the certificate in use is newer: then the store gets that."""
         before = each.kept
         if kept == before:
@@ -299,13 +272,13 @@ class CertificateOrders:
         tls = self._config().tls
         return tls.auto if tls is not None else None
 
-    def _may_order(self, each: _Name, auto: AutomaticTls) -> bool:
+    def _may_order(self, each: OrderedName, auto: AutomaticTls) -> bool:
         now = self._wall()
         if now < self._hold_until or each.name in self._unwritten:
             return False
         return each.name in self._requested or each.is_due(now, auto.directory)
 
-    async def _order(self, store: CertificateStore, each: _Name, auto: AutomaticTls) -> None:
+    async def _order(self, store: CertificateStore, each: OrderedName, auto: AutomaticTls) -> None:
         # Imported here: the packages are optional dependencies, and take 0.3 s.
         from passerelle.acme.order import order
 
@@ -344,7 +317,7 @@ class CertificateOrders:
         keeping = asyncio.create_task(_keep_lock(store))
         place = self._place or order
         try:
-            bundle = await _in_thread(
+            bundle = await in_thread(
                 lambda: place(authority, account, save, each.name, auto.key_type, auto.challenge, publish)
             )
         except OrderFailed as error:
@@ -364,7 +337,7 @@ class CertificateOrders:
     async def _failed(
         self,
         store: CertificateStore,
-        each: _Name,
+        each: OrderedName,
         attempt: Attempt,
         error: OrderFailed,
     ) -> None:
@@ -387,7 +360,7 @@ class CertificateOrders:
         )
         await store.keep_attempt(each.name, attempt)
 
-    async def _issued(self, store: CertificateStore, each: _Name, bundle: bytes, auto: AutomaticTls) -> None:
+    async def _issued(self, store: CertificateStore, each: OrderedName, bundle: bytes, auto: AutomaticTls) -> None:
         kept = Kept(bundle, Attempt(auto.directory))
         each.adopt(kept)
         found = each.certificate
@@ -409,29 +382,3 @@ async def _keep_lock(store: CertificateStore) -> None:
         await asyncio.sleep(LOCK_INTERVAL)
         with contextlib.suppress(StoreUnavailable):
             await store.lock()
-
-
-async def _in_thread(work: Callable[[], bytes]) -> bytes:
-    """Run ``work`` in a thread that does not delay the end of the process, as those of an executor do."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[bytes] = loop.create_future()
-
-    def finish(result: bytes | BaseException) -> None:
-        if done.cancelled():
-            return
-        if isinstance(result, BaseException):
-            done.set_exception(result)
-        else:
-            done.set_result(result)
-
-    def run() -> None:
-        result: bytes | BaseException
-        try:
-            result = work()
-        except BaseException as error:
-            result = error
-        with contextlib.suppress(RuntimeError):  # the event loop is closed
-            loop.call_soon_threadsafe(finish, result)
-
-    threading.Thread(target=run, name="order", daemon=True).start()
-    return await done
