@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 
 from passerelle.acme import issued
 from passerelle.acme.schedule import LONGEST_WAIT, renewal_time
@@ -14,15 +15,20 @@ class OrderedName:
 
     def __init__(self, name: str, kept: Kept) -> None:
         self.name = name
+        self.kept = Kept()
+        self.certificate: issued.Issued | None = None
         self.adopt(kept)
 
     def adopt(self, kept: Kept) -> None:
-        """Replace what is kept. A damaged certificate counts as none."""
+        """Replace what is kept. A certificate that is damaged, or without its key, counts as none."""
+        is_new = kept.bundle != self.kept.bundle
         self.kept = kept
-        self.certificate: issued.Issued | None = None
-        if kept.bundle is not None:
-            with contextlib.suppress(ValueError):
-                self.certificate = issued.inspect(kept.bundle)
+        if is_new:
+            self.certificate = None
+            if kept.bundle is not None:
+                with contextlib.suppress(ValueError, IndexError, ssl.SSLError):
+                    issued.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), kept.bundle)
+                    self.certificate = issued.inspect(kept.bundle)
 
     @property
     def renew_at(self) -> float:

@@ -13,7 +13,7 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from passerelle.acme.challenge import Pending
 from passerelle.acme.failure import OrderFailed
@@ -35,22 +35,6 @@ PUBLISH_LIMIT: Final = 15.0
 """Seconds for all workers and gateways to respond to a challenge."""
 
 
-class PlaceOrder(Protocol):
-    """Orders a certificate, as :func:`passerelle.acme.order.order` does, which blocks."""
-
-    def __call__(
-        self,
-        authority: Authority,
-        account: bytes | None,
-        save_account: Callable[[bytes], None],
-        name: str,
-        key_type: str,
-        kind: str,
-        publish: Callable[[Sequence[Pending]], None],
-    ) -> bytes:
-        """Return the key, the certificate and its chain in PEM. :raises OrderFailed: if there is none."""
-
-
 class CertificateOrders:
     """The certificates of a gateway that are ordered.
 
@@ -67,7 +51,6 @@ class CertificateOrders:
         *,
         wall: Callable[[], float] = time.time,
         rng: random.Random | None = None,
-        place: PlaceOrder | None = None,
         interval: float = INTERVAL,
     ) -> None:
         self._config = config
@@ -76,7 +59,6 @@ class CertificateOrders:
         self._send = send
         self._wall = wall
         self._rng = rng or random.Random()
-        self._place = place
         self._interval = interval
         self._wake = asyncio.Event()
         self._settings: tuple[Any, ...] | None = None
@@ -180,6 +162,8 @@ class CertificateOrders:
             await self.close()
             self._settings, self._names, self._published, self._folder = settings, {}, "", None
             self._hold_until = 0.0
+            self._requested.clear()
+            self._unwritten.clear()
         if settings is None:
             return
         if self._folder is None:
@@ -315,10 +299,9 @@ class CertificateOrders:
             wait_for(self._publish(store, challenges))
 
         keeping = asyncio.create_task(_keep_lock(store))
-        place = self._place or order
         try:
             bundle = await in_thread(
-                lambda: place(authority, account, save, each.name, auto.key_type, auto.challenge, publish)
+                lambda: order(authority, account, save, each.name, auto.key_type, auto.challenge, publish)
             )
         except OrderFailed as error:
             await self._failed(store, each, failed, error)
@@ -332,7 +315,12 @@ class CertificateOrders:
         silent = await self._send(challenges)
         if silent and challenges:
             raise StoreUnavailable(f"no response from {', '.join(silent)}, which cannot respond to the challenge")
-        await store.publish(challenges)
+        try:
+            await store.publish(challenges)
+        except StoreUnavailable:
+            if challenges:
+                raise
+            # What was validated is valid; the challenges that the store still has expire.
 
     async def _failed(
         self,

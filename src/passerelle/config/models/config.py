@@ -502,8 +502,8 @@ class Config(Model):
     )
     state: File | None = Field(
         default=None,
-        description="Folder for what is kept over restarts about splits and rollouts; by default `.passerelle` in the "
-        "folder of the file.",
+        description="Folder for what is kept over restarts: splits, rollouts, and certificates that are ordered; by "
+        "default `.passerelle` in the folder of the file.",
     )
     dns: Dns = Field(default=Dns.model_construct(), description="How the names of targets are resolved.")
     jwt: Jwt | None = Field(
