@@ -448,10 +448,11 @@ class TestSecrets:
             ("Backup", "databases"),
             ("Backup", "scratch"),
             ("S3", "secret_key"),
+            ("ExternalAccount", "hmac_key"),
         }
         assert hidden == known
         ends = {place[-2:] if place[-1] is None else place[-1:] for place in SECRETS}
-        assert {("token",), ("secret",), ("url",), ("headers", None), ("secret_key",)} == ends
+        assert {("token",), ("secret",), ("url",), ("headers", None), ("secret_key",), ("hmac_key",)} == ends
 
 
 class TestNetwork:
