@@ -166,6 +166,16 @@ def test_the_right_to_order_and_what_polls_report(redis: RedisServer) -> None:
             await published
             await one.publish([])
             assert (await two.poll(news.published)).published == ""
+            # What is no challenge is refused.
+            for junk in (
+                b"junk",
+                b"[]",
+                b'{"challenges": [{}], "published": "x"}',
+                b'{"challenges": 1, "published": ""}',
+            ):
+                await one._client.set("passerelle:1:certificates:test:challenges", junk)
+                with pytest.raises(StoreUnavailable, match="is damaged"):
+                    await two.poll("")
             # A gateway that never responds delays an order for a bounded time.
             await one.publish(pending)
         finally:

@@ -121,6 +121,16 @@ def test_challenges_survive_a_reload_and_renewed_files(rig: Rig, tmp_path: Path)
     assert handshake(running, offering(ACME))[0] == ACME
 
 
+def test_a_proof_that_cannot_be_used_leaves_the_listener_as_it_is(secured: Running) -> None:
+    respond(secured, PENDING)
+    with pytest.raises(ssl.SSLError):
+        respond(secured, {**PENDING, "proof": "junk"})
+    with pytest.raises(ssl.SSLError, match="no application protocol"):
+        handshake(secured, offering(ACME))
+    respond(secured, PENDING)
+    assert handshake(secured, offering(ACME))[0] == ACME
+
+
 def test_requests_for_tokens(rig: Rig) -> None:
     plain = rig.gateway({}, [ROUTE])
     respond(plain, pending(HTTP, NAME, "some_token-1", "some_token-1.thumbprint"))

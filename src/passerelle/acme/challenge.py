@@ -17,6 +17,7 @@ TLS: Final = "tls-alpn-01"
 _ACME_IDENTIFIER: Final = "1.3.6.1.5.5.7.1.31"
 
 Pending = Mapping[str, str]
+FIELDS: Final = ("kind", "name", "token", "proof")
 
 
 def pending(kind: str, name: str, token: str, key_authorization: str) -> Pending:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from passerelle.acme.challenge import Pending
+from passerelle.acme.challenge import FIELDS, Pending
 from passerelle.acme.schedule import Attempt
 from passerelle.acme.store import Kept, News, StoreUnavailable, decode, encode
 from passerelle.caching.redis.clients import connect
@@ -27,6 +27,7 @@ LEASE: Final = 60_000
 _KEEP: Final = 400 * 86_400_000
 """Milliseconds after which Redis evicts certificates that no gateway has renewed."""
 _PENDING: Final = 300_000
+_MOST_PENDING: Final = 100
 _ALIVE: Final = 15
 """Seconds after its last poll for which a gateway counts as running."""
 _TIMEOUT: Final = 2.0
@@ -158,7 +159,8 @@ class RedisStore:
             return News(changed, ())
         try:
             found = orjson.loads(reply[1])
-            return News(changed, found["challenges"], found["published"])
+            listed = [{field: str(each[field]) for field in FIELDS} for each in found["challenges"][:_MOST_PENDING]]
+            return News(changed, listed, str(found["published"]))
         except (ValueError, KeyError, TypeError):
             raise StoreUnavailable(f"Redis at {self._where}: {self._key('challenges')} is damaged") from None
 

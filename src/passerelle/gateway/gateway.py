@@ -342,9 +342,16 @@ class Gateway:
         """Respond to these challenges of orders for certificates from now on, and to no others. A reload keeps them.
 
         See :mod:`passerelle.acme.challenge`.
+
+        :raises ssl.SSLError: if a proof cannot be used; then it responds to none.
         """
         self._challenges.replace(pending)
-        self._respond_to_challenges()
+        try:
+            self._respond_to_challenges()
+        except OSError:
+            self._challenges.replace(())
+            self._respond_to_challenges()
+            raise
 
     def _respond_to_challenges(self) -> None:
         self._listener.handler = self._challenges.before(self._handler)

@@ -80,7 +80,10 @@ class CertificateOrders:
                 await self.turn()
             except Exception as defect:
                 # The gateway serves on, and clients see it only when a certificate expires.
-                self._log(f"tls.auto: {type(defect).__name__}: {defect}")
+                text = f"{type(defect).__name__}: {defect}"
+                if text != self._problem:
+                    self._problem = text
+                    self._log(f"tls.auto: {text}")
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._interval)

@@ -243,7 +243,10 @@ class StandaloneGateway:
         return []
 
     async def _send_challenges(self, pending: Sequence[Pending]) -> list[str]:
-        self._gateway.set_challenges(pending)
+        try:
+            self._gateway.set_challenges(pending)
+        except OSError:  # a proof from Redis that cannot be used
+            return ["the gateway"]
         return []
 
     async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:

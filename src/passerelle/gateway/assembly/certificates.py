@@ -169,12 +169,17 @@ class Certificates:
         return UpstreamTls(found[0].context, found[1]) if found is not None else None
 
     def validate(self, proofs: Mapping[str, bytes]) -> None:
-        """Prove the control of names in TLS handshakes (RFC 8737): name to the certificate of the proof and its key."""
-        self._proofs = proofs
+        """Prove the control of names in TLS handshakes (RFC 8737): name to the certificate of the proof and its key.
+
+        :raises ssl.SSLError: if one of them cannot be used; then none is proved.
+        """
+        self._proofs = {}
         if self._listener is not None and isinstance(self._listener.context, ListenerContext):
             from passerelle.http1.tls_validation import validation_context
 
+            self._listener.context.validation = None
             self._listener.context.validation = validation_context(proofs)
+            self._proofs = proofs
 
     def reload_changed(self) -> Iterator[tuple[str, UpstreamTls]]:
         """Load changed files again; yield each service whose context has changed, with its new TLS settings."""
