@@ -28,6 +28,7 @@ PACKAGES = {
     "initdb": "postgresql",
     "nginx": "nginx",
     "openssl": "openssl",
+    "pebble": "pebble",
     "pg_ctl": "postgresql",
     "postgres": "postgresql",
     "redis-server": "redis-server",

@@ -496,7 +496,7 @@ def test_completion_offers_commands(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout == "plain,cache\nplain,check\nplain,capacity\n"
+    assert done.stdout == "plain,cache\nplain,certs\nplain,check\nplain,capacity\n"
 
 
 def test_every_lazy_command_is_there() -> None:

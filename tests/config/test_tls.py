@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
 from passerelle.config import inspect_text
+from passerelle.config.checks import tls as check_tls
 
 ROUTES = "services: {u: {targets: ['https://127.0.0.1:5001']}}\nroutes: [{path: /, service: u}]\n"
 
@@ -111,3 +114,42 @@ def test_certificates_outside_their_validity_are_warnings(tmp_path: Path) -> Non
     service = "services: {u: {targets: ['https://127.0.0.1:5001'], tls: {PAIR}}}\nroutes: [{path: /, service: u}]\n"
     [line] = warned("over", service)
     assert "services.u.tls.certificate: over.pem has expired" in line
+
+
+def test_names_of_certificates_that_are_ordered(tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "one.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "one.key")
+    routes = """
+routes:
+  - {path: /a, host: [www.example.com, api.example.com], respond: 204}
+  - {path: /b, host: ['*.shop.example', a.shop.example, 127.0.0.1, '[::1]'], respond: 204}
+  - {path: /c, host: www.example.com, respond: 204}
+  - {path: /d, respond: 204}
+"""
+    files = "certificates: [{names: ['*.shop.example'], certificate: one.pem, key: one.key}]"
+    found = inspect_text(f"tls: {{auto: true, {files}}}{routes}", folder=tmp_path)
+    assert found.config is not None and found.errors == ()
+    assert found.config.ordered_names == ("www.example.com", "api.example.com")
+    assert found.config.certificates_folder == tmp_path / ".passerelle" / "certificates"
+    listed = f"state: kept\ntls: {{auto: {{names: [b.example, B.Example.]}}}}{routes}"
+    found = inspect_text(listed, folder=tmp_path)
+    assert found.config is not None and found.config.ordered_names == ("b.example",)
+    assert found.config.certificates_folder == tmp_path / "kept" / "certificates"
+    both = f"tls: {{auto: {{names: one.example}}, {files.replace('*.shop.example', 'one.example')}}}{routes}"
+    [error] = inspect_text(both, folder=tmp_path).errors
+    assert str(error).endswith("tls.auto.names: found 'one.example', for which tls.certificates has a file")
+    many = "tls: auto\nroutes:\n" + "".join(
+        f"  - {{path: /{i}, host: h{i}.example, respond: 204}}\n" for i in range(101)
+    )
+    assert [error.message for error in inspect_text(many).errors] == [
+        "the routes have 101 hosts; at most 100 are ordered"
+    ]
+    missing = inspect_text(f"tls: {{auto: {{directory_ca: missing.pem}}}}{routes}".replace("'*.shop.example', ", ""))
+    assert [error.message for error in missing.errors] == ["cannot read missing.pem: No such file or directory"]
+
+
+def test_the_packages_that_orders_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_tls, "find_spec", lambda name: None if name == "acme" else find_spec(name))
+    report = inspect_text("tls: auto\nroutes: [{path: /, host: a.example, respond: 204}]\n")
+    assert [error.message for error in report.errors] == ["auto needs acme: pip install 'passerelle[acme]'"]

@@ -152,6 +152,8 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "ListenerTls.client": (tls(client_ca="ca.pem"), tls(client_ca="ca.pem", client="optional")),
     "ListenerTls.client_ca": (tls(), tls(client_ca="ca.pem")),
     "ListenerTls.key": (tls(), tls(key="other.pem")),
+    "ListenerTls.ciphers": (tls(), tls(ciphers=["ECDHE-RSA-AES128-GCM-SHA256"])),
+    "ListenerTls.curve": (tls(), tls(curve="X25519")),
     "ListenerTls.minimum": (tls(), tls(minimum="1.3")),
     "RateLimit.burst": (route(rate_limit={"rate": "3/m"}), route(rate_limit={"rate": "3/m", "burst": 1})),
     "RateLimit.by": (route(rate_limit={"rate": "3/m"}), route(rate_limit={"rate": "3/m", "by": "header:X-A"})),

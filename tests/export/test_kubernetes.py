@@ -450,6 +450,7 @@ class TestSecrets:
             ("Backup", "databases"),
             ("Backup", "scratch"),
             ("S3", "secret_key"),
+            ("ExternalAccount", "hmac_key"),
         }
         assert hidden == known
         ends = {place[-2:] if place[-1] is None else place[-1:] for place in SECRETS}
@@ -461,6 +462,7 @@ class TestSecrets:
             ("secret_key",),
             ("key",),
             ("client_secret",),
+            ("hmac_key",),
         } == ends
 
 

@@ -91,7 +91,7 @@ class TestSystemPackages:
         assert "Missing system packages: one two" in result.stderr
 
     def test_prints_nothing_if_no_package_is_missing(self, tools: Path) -> None:
-        for program in ("chromium", "nginx", "postgres", "redis-server", "wrk"):
+        for program in ("chromium", "nginx", "pebble", "postgres", "redis-server", "wrk"):
             executable(tools / program, "#!/bin/sh\n")
         result = run(SCRIPTS / "system-packages", "test", path=tools, PASSERELLE_APT="no")
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -85,7 +85,7 @@ def test_other_pages_and_methods() -> None:
     status, _, body = ask("GET", "/nowhere")
     pages = (
         b"/, /healthz, /readyz, /metrics, /status, /events, /live, /history, /diagnose, /failures, /explain, /shadow"
-        b", /split, /rollout, /maintenance"
+        b", /split, /rollout, /maintenance, /certs"
     )
     assert (status, body) == (404, b"the pages are %b\n" % pages)
     status, fields, _ = ask("POST", "/status")

@@ -78,3 +78,20 @@ def test_files_that_are_gone_or_broken_are_left_to_those_that_load_them(tmp_path
     (tmp_path / "gateway.pem").unlink()
     expiry.check()
     assert events.since() == []
+
+
+def test_certificates_that_are_ordered_are_watched(tmp_path: Path) -> None:
+    issue(tmp_path)
+    loaded = load_text("tls: auto\nroutes: [{path: /, host: www.example.com, respond: 204}]\n", folder=tmp_path)
+    clock, events = Clock(), EventLog()
+    expiry = CertificateExpiry(lambda: loaded, events, clock)
+    expiry.check()
+    assert expiry.ends == {}, "there is none yet"
+    file = tmp_path / ".passerelle" / "certificates" / "www.example.com.pem"
+    file.parent.mkdir(parents=True)
+    file.write_bytes((tmp_path / "gateway.key").read_bytes() + (tmp_path / "gateway.pem").read_bytes())
+    clock.now = END.timestamp() - 13 * DAY
+    expiry.check()
+    assert expiry.ends == {"tls.auto.www.example.com": END.timestamp()}
+    [event] = events.since()
+    assert event.detail["place"] == "tls.auto.www.example.com" and event.detail["days"] == 14

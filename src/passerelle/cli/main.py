@@ -28,6 +28,7 @@ COMMANDS = (
     "instances",
     "maintenance",
     "cache",
+    "certs",
     "check",
     "routes",
     "explain",

@@ -33,7 +33,7 @@ from passerelle.config.models.oidc import Oidc
 from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, needs_services, route_shape, service_shape
-from passerelle.config.models.tls import ListenerTls
+from passerelle.config.models.tls import PAIR, ListenerTls, tls_shape
 from passerelle.config.models.values import AccessLog
 from passerelle.config.problems import (
     ConfigError,
@@ -315,6 +315,15 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
     if isinstance(jwt, dict) and not any(nearest(key, KEY_SOURCES) for key in set(jwt) - set(Jwt.model_fields)):
         for key, message in jwt_shape(set(jwt)):
             yield Finding(("jwt", key) if key else ("jwt",), message, at_key=True)
+    yield from _tls_shape(data.get("tls"))
+
+
+def _tls_shape(tls: Any) -> Iterator[Finding]:
+    if isinstance(tls, dict) and not any(
+        nearest(key, (*PAIR, "auto")) for key in set(tls) - set(ListenerTls.model_fields)
+    ):
+        for key, message in tls_shape(set(tls)):
+            yield Finding(("tls", key) if key else ("tls",), message, at_key=True)
 
 
 def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfig:

@@ -13,6 +13,7 @@ from passerelle.config.models.config import Config
 from passerelle.config.models.jwt import KEY_SOURCES
 from passerelle.config.models.listeners import DEFAULT_LISTENERS
 from passerelle.config.models.shapes import KINDS, SOURCES
+from passerelle.config.models.tls import PAIR
 from passerelle.config.models.units import PERCENT, duration_text, percent_text, size_text
 from passerelle.config.models.values import WholeNumber
 
@@ -63,8 +64,23 @@ def json_schema() -> dict[str, Any]:
     definitions["SecurityHeaders"] = {"anyOf": [{"enum": [True, "off"]}, definitions["SecurityHeaders"]]}
     eject = definitions["Service"]["properties"]["eject"]
     eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
+    _describe_tls(definitions)
     definitions["Substitution"] = _SUBSTITUTION
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
+
+
+def _describe_tls(definitions: dict[str, Any]) -> None:
+    """Allow the short forms of ``tls``, one name in the place of a list, and either files or ``auto``."""
+    for name, keys in (("AutomaticTls", ("names", "contact")), ("ListenerTls", ("ciphers",))):
+        for key in keys:
+            field = definitions[name]["properties"][key]
+            several = {word: field.pop(word) for word in ("type", "items", "minItems", "maxItems") if word in field}
+            field.pop("minLength", None)
+            field.pop("maxLength", None)
+            field["anyOf"] = [several, several["items"]]
+    definitions["ListenerTls"]["oneOf"] = [{"required": list(PAIR)}, {"required": ["auto"]}]
+    definitions["ListenerTls"] = {"anyOf": [{"const": "auto"}, definitions["ListenerTls"]]}
+    definitions["AutomaticTls"] = {"anyOf": [{"const": True}, definitions["AutomaticTls"]]}
 
 
 def _allow_removal(route: dict[str, Any], defaults: dict[str, Any]) -> None:

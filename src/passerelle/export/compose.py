@@ -45,6 +45,7 @@ from passerelle.export.container_service import (
 from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
 from passerelle.export.grafana_dashboard import dashboard
+from passerelle.export.listener_certificate import listener_pair
 from passerelle.export.moved_backup import VOLUME
 from passerelle.export.secret_files import Filled, SecretFiles
 from passerelle.export.yaml_text import dump
@@ -246,10 +247,9 @@ class _Export:
         mounted = {"nginx": "/etc/nginx/nginx.conf"}
         secrets: dict[str, str] = {}
         if tls is not None:
-            mounted |= self._mounts(
-                {self._deployment.path(tls.certificate): self._deployment.path(tls.certificate, FOLDER)}
-            )
-            secrets = self._places({self._secrets.mounted(tls.key)})
+            certificate, key = listener_pair(self._config)
+            mounted |= self._mounts({self._deployment.path(certificate): self._deployment.path(certificate, FOLDER)})
+            secrets = self._places({self._secrets.mounted(key)})
         return service(
             programs.IMAGES["nginx"],
             "101:101",

@@ -36,7 +36,7 @@ COVERAGE = Coverage(
         "Cache.memory": _YES,
         "Limits.connections": _YES,
         **{key: IN_FRONT.keys[key] for key in ("Limits.connections_per_address", "ListenerTls.certificates")},
-        **{key: IN_FRONT.keys[key] for key in ("ListenerTls.client_ca", "ListenerTls.client")},
+        **{key: IN_FRONT.keys[key] for key in ("ListenerTls.client_ca", "ListenerTls.client", "ListenerTls.auto")},
         **dict.fromkeys(("Service.app", "Service.interface", "Service.threads", "Service.instances"), _YES),
         **dict.fromkeys(("Service.health", "Health.path", "Service.targets", "Service.zones"), _YES),
         "Service.run": Exported("a loss with a loopback address, and with a password"),

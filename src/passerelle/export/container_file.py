@@ -15,6 +15,7 @@ from passerelle.config.problems import Finding, Loc
 from passerelle.export.config_tree import at, files, is_loopback, put, texts
 from passerelle.export.container_service import PORT
 from passerelle.export.deployment import Deployment
+from passerelle.export.listener_certificate import listener_pair
 from passerelle.export.moved_file import (
     FRESH,
     LOCAL_KEYS,
@@ -95,6 +96,7 @@ class _Maker:
         """Change the data: references first, because later ones are those of the export itself."""
         if without_backups(self._data):
             self._made.changes.append(Finding(("backup",), "now in the file of the backup job", at_key=True))
+        self._tls()
         self._references()
         self._listen()
         self._admin()
@@ -130,6 +132,19 @@ class _Maker:
         self._set("trusted_proxies", [*proxies, self._known.proxy], f"with {self._known.proxy}, the address of nginx")
         if isinstance(self._config.access_log, Path):
             self._set("access_log", "stdout", "stdout")
+
+    def _tls(self) -> None:
+        """Have gateways use the files of another ACME client: behind nginx, they cannot order certificates."""
+        tls = self._config.tls
+        if tls is None or tls.pair is not None:
+            return
+        certificate, key = listener_pair(self._config)
+        written = self._data["tls"]
+        kept = {name: value for name, value in written.items() if name != "auto"} if isinstance(written, dict) else {}
+        files = {"certificate": str(certificate), "key": str(key)}
+        self._set("tls", files | kept, f"with the files {certificate} and {key}")
+        self._made.secrets.add(self._secrets.mounted(key))
+        self._made.mounts[self._deployment.path(certificate)] = self._deployment.path(certificate, FOLDER)
 
     def _admin(self) -> None:
         found = admin_section(self._config, self._data.get("admin"), self._made.listen.port)
@@ -230,7 +245,7 @@ class _Maker:
     def _files(self) -> None:
         """List the files that the file names by keys. Private keys are secrets."""
         for loc, path in files(self._config.model_copy(update={"backup": None})):
-            if loc[-1] in ("store", "access_log", "cwd"):
+            if loc[-1] in ("store", "access_log", "cwd") or loc[:2] == ("tls", "auto"):
                 continue
             if loc[-1] == "key" and loc[0] != "jwt":
                 self._made.secrets.add(self._secrets.mounted(path))

@@ -13,6 +13,7 @@ from passerelle.export.client_address import lost_behind
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable
 from passerelle.export.deployment import Deployment
 from passerelle.export.passed_address import lost_address
+from passerelle.export.listener_certificate import LOST, listener_pair
 
 _YES = Exported()
 
@@ -26,7 +27,8 @@ COVERAGE = Coverage(
         "Config.tls": Exported("HAProxy does not verify the certificate of the gateways"),
         "ListenerTls.certificate": _YES,
         "ListenerTls.key": Exported("a loss unless it is the file of the certificate, `CERTIFICATE.key`, or its twin"),
-        "ListenerTls.minimum": _YES,
+        **dict.fromkeys(("ListenerTls.minimum", "ListenerTls.ciphers", "ListenerTls.curve"), _YES),
+        "ListenerTls.auto": LOST,
         "ListenerTls.certificates": Lost("HAProxy chooses by the names in certificates; add their files with crt"),
         "ListenerTls.client_ca": Lost("HAProxy ends the TLS connection, so the gateways see no client certificates"),
         "ListenerTls.client": Lost("HAProxy ends the TLS connection, so the gateways see no client certificates"),
@@ -116,8 +118,11 @@ def _frontend(deployment: Deployment, gateways: int, listen: Address | None) -> 
     if tls is None:
         yield f"bind {address}"
     else:
-        certificate = quoted(deployment.path(tls.certificate))
-        yield f"bind {address} ssl crt {certificate} ssl-min-ver TLSv{tls.minimum} alpn http/1.1"
+        certificate = quoted(deployment.path(listener_pair(deployment.config)[0]))
+        bind = f"bind {address} ssl crt {certificate} ssl-min-ver TLSv{tls.minimum} alpn http/1.1"
+        if tls.ciphers:
+            bind += f" ciphers {':'.join(tls.ciphers)}"
+        yield bind if tls.curve is None else f"{bind} curves {tls.curve}"
     # Not as a limit of the process, which does not start if it may not have so many descriptors.
     yield f"maxconn {gateways * deployment.config.workers * deployment.config.limits.connections}"
     yield "# The gateways decide about everything else; what a client states about itself does not reach them."
@@ -154,7 +159,8 @@ def _backend(config: Config, gateways: Sequence[Address]) -> Iterator[str]:
 
 def _is_twin(tls: ListenerTls) -> bool:
     """Whether certificate and key are NAME.crt and NAME.key."""
-    return tls.certificate.suffix == ".crt" and tls.key == tls.certificate.with_suffix(".key")
+    certificate = tls.certificate
+    return certificate is not None and certificate.suffix == ".crt" and tls.key == certificate.with_suffix(".key")
 
 
 def _losses(deployment: Deployment) -> Iterator[Finding]:
@@ -162,6 +168,7 @@ def _losses(deployment: Deployment) -> Iterator[Finding]:
     if tls is not None:
         why = "HAProxy does not verify the certificate of the gateways; set verify and ca-file of the servers"
         yield Finding(("tls",), why, at_key=True)
+    if tls is not None and tls.certificate is not None:
         beside = tls.certificate.with_name(f"{tls.certificate.name}.key")
         if tls.key not in (tls.certificate, beside) and not _is_twin(tls):
             yield Finding(

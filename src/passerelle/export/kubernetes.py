@@ -294,7 +294,9 @@ class _Exporter:
             lines += [f"{file.env}: {key}" + (" (optional)" if given else "") for key, given in file.variables.items()]
             lines += [f"{file.files}: {secret.key}: {_printable(secret.origin)}" for secret in file.secrets]
         if self._config.tls is not None:
-            lines += ["gateway-tls: tls.crt, tls.key: the files of tls.certificate and tls.key"]
+            ordered = self._config.tls.pair is None
+            origin = "from cert-manager" if ordered else "the files of tls.certificate and tls.key"
+            lines += [f"gateway-tls: tls.crt, tls.key: {origin}"]
             for index, _ in enumerate(self._config.tls.certificates):
                 lines.append(f"gateway-tls-{index + 1}: tls.crt, tls.key: those of tls.certificates[{index}]")
         for workload in self._workloads:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from passerelle.config.models.automatic_tls import AutomaticTls
 from passerelle.config.models.defaults import Defaults
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable, Support
+from passerelle.export.listener_certificate import LOST
 
 _YES = Exported()
 _ELSEWHERE = NotApplicable("concerns the process of an instance, which nginx does not start")
@@ -20,6 +22,8 @@ IN_FRONT = Coverage(
         **_all(_YES, "Config.listen", "Config.limits", "Limits.head", "Limits.body", "Limits.head_timeout"),
         **_all(_YES, "Limits.idle_timeout", "Limits.body_timeout", "Limits.write_timeout", "Limits.connections"),
         **_all(_YES, "Config.tls", "ListenerTls.certificate", "ListenerTls.key", "ListenerTls.minimum"),
+        **_all(_YES, "ListenerTls.ciphers", "ListenerTls.curve"),
+        "ListenerTls.auto": LOST,
         **_all(_YES, "Config.routes", "Route.timeout", "Route.body", "Route.stream_idle_timeout"),
         **_all(_YES, "Route.tunnel_idle_timeout"),
         "Listener.address": Exported("the first that forwards requests"),
@@ -106,7 +110,10 @@ IN_PLACE = Coverage(
         "Listener.mode": Lost("nginx gives its Unix sockets the permissions 0666"),
         # TLS and limits.
         **_all(_YES, "ListenerTls.certificate", "ListenerTls.key", "ListenerTls.client_ca", "ListenerTls.client"),
-        **_all(_YES, "ListenerTls.minimum"),
+        **_all(_YES, "ListenerTls.minimum", "ListenerTls.ciphers", "ListenerTls.curve"),
+        "ListenerTls.auto": LOST,
+        **_all(_LATER, *(f"AutomaticTls.{key}" for key in AutomaticTls.model_fields)),
+        **_all(_LATER, "ExternalAccount.key_id", "ExternalAccount.hmac_key"),
         "ListenerTls.certificates": Lost("write one server block with server_name for each certificate"),
         **_all(_LATER, "Certificate.names", "Certificate.certificate", "Certificate.key"),
         **_all(_YES, "Limits.head", "Limits.body", "Limits.head_timeout", "Limits.idle_timeout"),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from passerelle.config.models.addresses import Address
 from passerelle.export.deployment import Deployment
+from passerelle.export.listener_certificate import listener_pair
 from passerelle.export.nginx_text import duration, size, word
 
 CACHE_FOLDER = "/var/cache/passerelle-nginx"
@@ -91,6 +92,12 @@ def write_listener(out: Writer, deployment: Deployment, scheme: str, address: Ad
     out.add("listen", str(address), *(["ssl"] if tls is not None else []), *options)
     if tls is None:
         return
-    out.add("ssl_certificate", word(deployment.path(tls.certificate)))
-    out.add("ssl_certificate_key", word(deployment.path(tls.key)))
+    certificate, key = listener_pair(deployment.config)
+    out.add("ssl_certificate", word(deployment.path(certificate)))
+    out.add("ssl_certificate_key", word(deployment.path(key)))
     out.add("ssl_protocols", *(["TLSv1.2"] if tls.minimum == "1.2" else []), "TLSv1.3")
+    if tls.ciphers:
+        out.add("ssl_ciphers", ":".join(tls.ciphers))
+        out.add("ssl_prefer_server_ciphers", "on")
+    if tls.curve is not None:
+        out.add("ssl_ecdh_curve", tls.curve)

@@ -21,6 +21,7 @@ SECRETS: Final[tuple[Place, ...]] = (
     ("alerts", "webhook", "secret"),
     ("alerts", "webhook", "url"),
     ("tracing", "headers", None),
+    ("tls", "auto", "external_account", "hmac_key"),
     ("backup", "s3", "secret_key"),
     ("services", None, "balance", "sticky", "secret"),
 )

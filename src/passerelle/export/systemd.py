@@ -28,6 +28,8 @@ COVERAGE = Coverage(
         "Config.sessions": Exported(),
         "Sessions.store": Exported(),
         "Config.state": Exported(),
+        "Config.tls": Exported(),
+        "ListenerTls.auto": Exported(),
     },
     NotApplicable("passerelle applies it from the file"),
 )
@@ -201,7 +203,8 @@ def _written(deployment: Deployment) -> Iterator[tuple[Loc, str]]:
 def _state(deployment: Deployment) -> str | None:
     """Return the folder for what is kept about splits; None if nothing is kept there."""
     config = deployment.config
-    if config.state is None and (config.redis is not None or not config.splits):
+    orders = config.tls is not None and config.tls.auto is not None  # also with Redis: workers read files
+    if config.state is None and not orders and (config.redis is not None or not config.splits):
         return None
     return deployment.path(config.state if config.state is not None else Path(deployment.file).parent / ".passerelle")
 

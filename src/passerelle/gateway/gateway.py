@@ -42,6 +42,7 @@ from passerelle.gateway.assembly.services import (
 )
 from passerelle.gateway.assembly.splits import SplitCounts, SplitFactory, slow_after
 from passerelle.gateway.assembly.tracing import Tracing
+from passerelle.gateway.challenges import Challenges
 from passerelle.gateway.context import Context
 from passerelle.gateway.endpoints import BoundSocket, Endpoints
 from passerelle.gateway.error_pages import ErrorPages
@@ -139,6 +140,7 @@ class Gateway:
         self._use_cache(cache, era, config)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._tracing = Tracing(self)
+        self._challenges = Challenges()
         self._use_handler(config)
         self.metrics.traces = self._tracing.counts
         self._listener.descriptors = DescriptorLimit(descriptors.limit(), logger.warning)
@@ -277,7 +279,8 @@ class Gateway:
     def _use_handler(self, config: Config) -> None:
         context = self.context
         handler = take_query_keys(config, self._tracing.handler(config, context))
-        self._listener.handler = with_redirects(config, handler, context, self.metrics, self._route_log)
+        self._handler = with_redirects(config, handler, context, self.metrics, self._route_log)
+        self._respond_to_challenges()
 
     def _retire_service(self, name: str) -> None:
         """Retire a service that the configuration has no longer: requests in flight end, and no others are sent."""
@@ -343,6 +346,25 @@ class Gateway:
         if context.cache is not None:
             context.invalidator = Invalidator(context.cache, context.router.all_matches, cache_of, stored_part_tags)
             self._allow_fast_hits(context.cache)
+
+    def set_challenges(self, pending: Iterable[Mapping[str, str]]) -> None:
+        """Respond to these challenges of orders for certificates from now on, and to no others. A reload keeps them.
+
+        See :mod:`passerelle.acme.challenge`.
+
+        :raises ssl.SSLError: if a proof cannot be used; then it responds to none.
+        """
+        self._challenges.replace(pending)
+        try:
+            self._respond_to_challenges()
+        except OSError:
+            self._challenges.replace(())
+            self._respond_to_challenges()
+            raise
+
+    def _respond_to_challenges(self) -> None:
+        self._listener.handler = self._challenges.before(self._handler)
+        self._certificates.validate(self._challenges.proofs)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counters as JSON values (see :mod:`passerelle.observability.metrics`)."""

@@ -22,18 +22,21 @@ SHUTDOWN = 5.0
 class NamedFiles(NamedTuple):
     """A certificate for clients that request one of ``names`` (SNI).
 
-    Names are lower case; ``*.`` stands for one label.
+    Names are lower case; ``*.`` stands for one label. Where the files of one that is ``ordered`` cannot be used yet,
+    its names have the certificate for all other clients.
     """
 
     names: tuple[str, ...]
     certificate: Path
     key: Path
+    ordered: bool = False
 
 
 class ServerFiles(NamedTuple):
     """Files and settings of the listener's context; ``minimum`` is ``1.2`` or ``1.3``.
 
-    Each certificate in ``others`` is used for its names only, ``certificate`` for all other clients.
+    Each certificate in ``others`` is used for its names only, ``certificate`` for all other clients. ``ciphers`` are
+    the suites of TLS 1.2 in order, or empty for :data:`CIPHERS`; ``curve`` is the only one, or None for all of OpenSSL.
     """
 
     certificate: Path
@@ -42,6 +45,8 @@ class ServerFiles(NamedTuple):
     required: bool = True
     minimum: str = "1.2"
     others: tuple[NamedFiles, ...] = ()
+    ciphers: tuple[str, ...] = ()
+    curve: str | None = None
 
 
 class ClientFiles(NamedTuple):
@@ -76,6 +81,10 @@ def _context_with_certificate(files: ServerFiles, certificate: Path, key: Path) 
     context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
     context.protocols = frozenset(name.encode("ascii") for name in PROTOCOLS)
     _harden(context, files.minimum, PROTOCOLS)
+    if files.ciphers:
+        context.set_ciphers(":".join(files.ciphers))
+    if files.curve is not None:
+        context.set_ecdh_curve(files.curve)
     context.load_cert_chain(certificate, key, _no_password)
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)
@@ -94,8 +103,13 @@ def _sni_selector(files: ServerFiles) -> Callable[[ssl.SSLObject | ssl.SSLSocket
     """
     _silence_sni_errors()
     known: dict[str, ssl.SSLContext] = {}
-    for names, certificate, key in files.others:
-        context = _context_with_certificate(files, certificate, key)
+    for names, certificate, key, ordered in files.others:
+        try:
+            context = _context_with_certificate(files, certificate, key)
+        except OSError:
+            if not ordered:
+                raise
+            continue
         known.update((name, context) for name in names)
 
     def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:

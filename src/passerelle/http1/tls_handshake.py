@@ -4,6 +4,9 @@ The event loop closes the connection of a failed handshake without sending the a
 §6.2), and :mod:`ssl` continues without ALPN where client and server have no protocol in common (RFC 7301 §3.2 requires
 an alert). :class:`ListenerContext` makes up for both. A handshake that fails costs one more write, any other the search
 for one extension.
+
+A client that offers the protocol ``acme-tls/1`` alone validates a name for an authority (RFC 8737): it gets a
+certificate made for that, and its connection ends with the handshake.
 """
 
 from __future__ import annotations
@@ -22,6 +25,15 @@ LONGEST_HELLO = 32_768
 _ALPN = 16  # the type of the extension
 
 
+VALIDATION = b"acme-tls/1"
+
+
+class Validated(ssl.SSLError):
+    """The handshake was a validation (RFC 8737), which is complete: no connection follows."""
+
+    reason = "VALIDATED"
+
+
 class NoCommonProtocol(ssl.SSLError):
     """The client offers ALPN protocols, none of which the listener speaks."""
 
@@ -35,9 +47,18 @@ class ListenerSession(ssl.SSLObject):
     _outgoing: ssl.MemoryBIO
     _send_alert: Callable[[bytes], None] | None
     _protocols: frozenset[bytes] | None  # those of the server; None once the ClientHello was checked
+    _validation: ssl.SSLContext | None
+    _validated: ssl.SSLObject | None = None
 
-    def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, protocols: frozenset[bytes]) -> None:
-        """Note the buffers of the connection, and who sends its alert."""
+    def begin(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        protocols: frozenset[bytes],
+        validation: ssl.SSLContext | None,
+    ) -> None:
+        """Note the buffers of the connection, who sends its alert, and the context of validations."""
+        self._validation = validation
         self._incoming = incoming
         self._outgoing = outgoing
         self._send_alert = alert_sender.get()
@@ -51,8 +72,10 @@ class ListenerSession(ssl.SSLObject):
         if self._protocols is not None:
             self._check_protocols(self._protocols)
         try:
+            if self._validated is not None:
+                self._validate(self._validated)
             super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, Validated):
             raise
         except ssl.SSLError:
             self._refuse(self._outgoing.read())
@@ -66,8 +89,17 @@ class ListenerSession(ssl.SSLObject):
             raise ssl.SSLWantReadError
         self._protocols = None
         if offered and own.isdisjoint(offered):
+            if self._validation is not None and offered == (VALIDATION,):
+                # A session of its own: this one may require a client certificate.
+                self._validated = self._validation.wrap_bio(self._incoming, self._outgoing, server_side=True)
+                return
             self._refuse(NO_APPLICATION_PROTOCOL)
             raise NoCommonProtocol
+
+    def _validate(self, session: ssl.SSLObject) -> None:
+        session.do_handshake()
+        self._refuse(self._outgoing.read())  # with TLS 1.2, the client still waits for these bytes
+        raise Validated
 
     def _refuse(self, alert: bytes) -> None:
         if alert and self._send_alert is not None:
@@ -75,16 +107,20 @@ class ListenerSession(ssl.SSLObject):
 
 
 class ListenerContext(ssl.SSLContext):
-    """The TLS context of a listener that speaks the ALPN ``protocols``."""
+    """The TLS context of a listener that speaks the ALPN ``protocols``.
+
+    ``validation`` is for clients that validate a name; None while no authority does.
+    """
 
     sslobject_class = ListenerSession
     protocols: frozenset[bytes] = frozenset()
+    validation: ssl.SSLContext | None = None
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
         """Create the object of one connection."""
         session = super().wrap_bio(incoming, outgoing, *args, **options)
         assert isinstance(session, ListenerSession)
-        session.begin(incoming, outgoing, self.protocols)
+        session.begin(incoming, outgoing, self.protocols, self.validation)
         return session
 
 

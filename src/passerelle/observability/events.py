@@ -35,6 +35,8 @@ KINDS: dict[str, str] = {
     "discovery": "targets were found or have gone",
     "breaker": "the circuit breaker of a service has opened, closed or is half-open in a worker",
     "certificate": "a certificate was loaded again, cannot be used, or expires soon",
+    "certificate_renewed": "a certificate was ordered for a name, which `tls.auto` has",
+    "certificate_failed": "no certificate could be ordered for a name; the text has the reason and the next order",
     "store": "a store of keys, sessions or responses is unavailable, or available again",
     "audit": "a change was requested on the admin port; `detail` has the client, the arguments and the outcome",
     "backup_done": "`passerelle backup` has made a backup",

@@ -36,6 +36,7 @@ from passerelle.observability.metrics import Snapshot
 from passerelle.routing.paths import PatternError, purged_path
 from passerelle.supervisor.admin_access import AccessRefused, AdminAccess, AdminRequest, Client
 from passerelle.supervisor.admin_stream import EventFeed, EventStream, LiveFeed, StreamHub
+from passerelle.supervisor.certificate_orders import CertificateOrders
 from passerelle.supervisor.dashboard import files
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.supervisor.explanation import explanation, parse_request
@@ -59,6 +60,7 @@ _CHANGES = {
         b"/split",
         b"/rollout",
         b"/maintenance",
+        b"/certs/renew",
         b"/backup",
     )
 }
@@ -139,6 +141,10 @@ class AdminSubject(Protocol):
     async def apply_maintenance(self) -> list[str]:
         """Apply the routes in maintenance; return the names of the workers that did not reply."""
 
+    @property
+    def certificates(self) -> CertificateOrders:
+        """The certificates that are ordered."""
+
     async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
         """Return what the shadow requests of each worker found; with ``reset``, they begin to count again."""
 
@@ -188,6 +194,7 @@ class Admin:
             b"/split": self._split,
             b"/rollout": self._rollout,
             b"/maintenance": self._maintenance,
+            b"/certs": self._certs,
         }
 
     async def start(self) -> None:
@@ -320,6 +327,8 @@ class Admin:
                 response = purge_response(await self._subject.purge(*parse_purge(arguments)))
             elif name == "maintenance":
                 response = await self._switch_maintenance(arguments)
+            elif name == "certs/renew":
+                response = {"message": self._subject.certificates.change(arguments)}
             elif name == "shadow/reset":
                 await self._subject.shadows(reset=True)
                 response = {"message": "the shadow requests are counted again from zero"}
@@ -468,6 +477,9 @@ class Admin:
 
     async def _maintenance(self, head: RequestHead, target: bytes) -> Response:
         return _json(200, self._subject.maintenance.as_json())
+
+    async def _certs(self, head: RequestHead, target: bytes) -> Response:
+        return _json(200, {"certificates": self._subject.certificates.report()})
 
     async def _failures(self, head: RequestHead, target: bytes) -> Response:
         return _json(200, {"failures": self._subject.live.failures_since(0)})

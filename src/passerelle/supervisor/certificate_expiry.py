@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from passerelle.acme.files import certificate_file
 from passerelle.config.models.config import Config
 from passerelle.observability.events import EventLog
 
@@ -19,7 +20,10 @@ def certificate_files(config: Config) -> Iterator[tuple[str, Path]]:
     """Yield the place in the configuration and the path of each certificate."""
     tls = config.tls
     if tls is not None:
-        yield "tls", tls.certificate
+        if tls.pair is not None:
+            yield "tls", tls.pair[0]
+        for name in config.ordered_names:
+            yield f"tls.auto.{name}", certificate_file(config.certificates_folder, name)
         for index, each in enumerate(tls.certificates):
             yield f"tls.certificates[{index}]", each.certificate
     for name, service in config.services.items():

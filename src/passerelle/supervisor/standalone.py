@@ -13,11 +13,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from passerelle.acme.challenge import Pending
 from passerelle.config.models.config import Config
 from passerelle.discovery.catalog import Catalog
 from passerelle.discovery.overrides import TargetKey, target_key
@@ -30,6 +31,7 @@ from passerelle.supervisor.active_config import ActiveConfig, Candidate
 from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
+from passerelle.supervisor.certificate_orders import CertificateOrders
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.listeners import Listeners
@@ -63,6 +65,7 @@ class StandaloneGateway:
         self.events.listen(_log_event)
         self.live = LiveSampler(self)
         self._live_was_lost = True
+        self.certificates = CertificateOrders(lambda: self.config, self.events, _log, self._send_challenges)
         self.expiry = CertificateExpiry(lambda: self.config, self.events)
         self.webhook = WebhookSender(random.random)
         self.alerting = Alerting(lambda: self.config, lambda: self.expiry.ends, self.events, self.webhook)
@@ -245,6 +248,13 @@ class StandaloneGateway:
         self._gateway.set_maintenance(self.maintenance.routes)
         return []
 
+    async def _send_challenges(self, pending: Sequence[Pending]) -> list[str]:
+        try:
+            self._gateway.set_challenges(pending)
+        except OSError:  # a proof from Redis that cannot be used
+            return ["the gateway"]
+        return []
+
     async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
         """Return what the shadow requests found; with ``reset``, they begin to count again."""
         return [self._gateway.shadows(reset=reset)]
@@ -373,6 +383,7 @@ async def serve(
     await standalone.restore()
     standalone.spawn(standalone.expiry.run())
     standalone.spawn(standalone.rollouts.run())
+    standalone.spawn(standalone.certificates.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     await gateway.start(listeners.for_worker(0))
     tune_memory()
@@ -399,6 +410,7 @@ async def serve(
     notifier.stopping()
     standalone.stop()
     await standalone.rollouts.close()
+    await standalone.certificates.close()
     await stop.stop_gateway(gateway)
     listeners.close()
     if admin is not None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from passerelle import __version__
+from passerelle.acme.challenge import Pending
 from passerelle.config.models.config import Config
 from passerelle.observability.events import Event
 from passerelle.observability.metrics import Snapshot
@@ -21,6 +22,7 @@ from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.autoscaling import Autoscaling
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
+from passerelle.supervisor.certificate_orders import CertificateOrders
 from passerelle.supervisor.code_watch import CodeWatch
 from passerelle.supervisor.fleet import Fleet, Member, Setup
 from passerelle.supervisor.fleet_live import FleetLive
@@ -96,6 +98,7 @@ class Supervisor:
             report.log,
         )
         self.live = LiveSampler(FleetLive(self.fleet))
+        self.certificates = CertificateOrders(lambda: self.fleet.config, self.events, report.log, self._send_challenges)
         self._expiry = CertificateExpiry(lambda: self.fleet.config, self.events)
         self._webhook = WebhookSender(random.random)
         self._alerting = Alerting(lambda: self.fleet.config, lambda: self._expiry.ends, self.events, self._webhook)
@@ -150,6 +153,7 @@ class Supervisor:
                 fleet.spawn(fleet.notifier.feed_watchdog())
                 fleet.spawn(self._expiry.run())
                 fleet.spawn(self.rollouts.run())
+                fleet.spawn(self.certificates.run())
                 if self._follow:
                     fleet.spawn(self._reconciler.follow())
                 if self._code_watch is not None:
@@ -280,6 +284,7 @@ class Supervisor:
         fleet.catalog.stop()
         fleet.cancel_background()
         await self.rollouts.close()
+        await self.certificates.close()
         fleet.listeners.close()
         await self._stop_all(fleet.workers, WORKER_GRACE + 1.0, "the requests in flight")
         await self._stop_all(fleet.instances, self._grace, "")
@@ -356,6 +361,14 @@ class Supervisor:
         for worker in workers:
             worker.maintenance = self.maintenance.routes
         replied = await asyncio.gather(*(worker.send_maintenance() for worker in workers))
+        return [worker.name for worker, has in zip(workers, replied, strict=True) if not has]
+
+    async def _send_challenges(self, pending: Sequence[Pending]) -> list[str]:
+        """Have all workers respond to challenges; return the names of those that did not reply."""
+        workers = self.fleet.workers
+        for worker in workers:
+            worker.challenges = pending
+        replied = await asyncio.gather(*(worker.send_challenges() for worker in workers))
         return [worker.name for worker, has in zip(workers, replied, strict=True) if not has]
 
     async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:

@@ -91,6 +91,7 @@ class WorkerOperations:
             "shadows": self.shadows,
             "splits": self.splits,
             "maintenance": self.maintenance,
+            "challenges": self.challenges,
             "forget": self.forget,
             "drain": self.drain,
         }
@@ -163,6 +164,10 @@ class WorkerOperations:
         """Refuse the requests to these routes (null: to all), and to no others."""
         routes = message["routes"]
         self._gateway.set_maintenance(None if routes is None else frozenset(routes))
+
+    async def challenges(self, message: Message) -> None:
+        """Respond to these challenges of orders for certificates, and to no others."""
+        self._gateway.set_challenges(message["pending"])
 
     async def forget(self, message: Message) -> None:
         """Evict what a request to another worker has invalidated."""

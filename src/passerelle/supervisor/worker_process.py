@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from passerelle.gateway.endpoints import BoundSocket
@@ -64,6 +64,7 @@ class WorkerProcess(SupervisedProcess):
         # Returns the settings of splits that every start and reload passes to the worker (see splits.py).
         self.splits: Callable[[], dict[str, Any]] = dict
         self.maintenance: frozenset[str] | None = frozenset()  # the labels of the routes in maintenance; None for all
+        self.challenges: Sequence[Mapping[str, str]] = ()  # those of orders for certificates that are pending
         self._live: asyncio.Task[Reading | None] | None = None  # the request for a reading in flight
         self._live_was_lost = True  # the last reading was lost, so that the next one must be complete
         self._snapshot: Snapshot | None = None  # the last snapshot of the current process
@@ -127,6 +128,8 @@ class WorkerProcess(SupervisedProcess):
                 self.send_instances(service)
             if self.maintenance is None or self.maintenance:
                 await self.send_maintenance()
+            if self.challenges:
+                await self.send_challenges()
             self._send_sockets()  # those of a reload since the process was started
             more = {"siblings": len(self.siblings) > 1, "splits": self.splits()}
             await client.request("start", _START_LIMIT, sockets=_pairs(self.sockets), **more)
@@ -290,6 +293,16 @@ class WorkerProcess(SupervisedProcess):
         routes = None if self.maintenance is None else sorted(self.maintenance)
         try:
             await self._client.request("maintenance", _REPLY_LIMIT, routes=routes)
+        except control_channel.ControlError:
+            return False
+        return True
+
+    async def send_challenges(self) -> bool:
+        """Send the pending challenges to the worker; return False if it does not reply. A later start sends them."""
+        if self._client is None:
+            return True
+        try:
+            await self._client.request("challenges", _REPLY_LIMIT, pending=[dict(each) for each in self.challenges])
         except control_channel.ControlError:
             return False
         return True

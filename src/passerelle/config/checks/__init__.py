@@ -44,7 +44,13 @@ from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.split import split_errors, split_places
-from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
+from passerelle.config.checks.tls import (
+    listener_errors,
+    listener_warnings,
+    order_errors,
+    service_errors,
+    service_warnings,
+)
 from passerelle.config.checks.upstream import probe_errors, rewriting_errors, target_errors
 from passerelle.config.checks.versions import version_alert_errors, version_errors, version_route_errors
 from passerelle.config.models.addresses import Address, Lookup
@@ -138,6 +144,7 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
         yield from jwt_errors(partial.jwt)
     if partial.tls is not None:
         yield from listener_errors(partial.tls)
+        yield from order_errors(partial.tls, list(_hosts(partial.routes)))
     if partial.sessions is not None:
         yield from session_errors(partial.sessions, partial.listen or ())
     if partial.keys is not None:
@@ -153,6 +160,14 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
     yield from alert_errors(partial.alerts, [each.route.label for each in partial.routes], partial.services)
     yield from version_alert_errors(partial.alerts, partial.services)
     yield from _files(partial)
+
+
+def _hosts(routes: Sequence[PartialRoute]) -> Iterator[tuple[Loc, str]]:
+    """Yield the place and the text of each host of the routes."""
+    for each in routes:
+        hosts = each.route.host or ()
+        for number, host in enumerate(hosts):
+            yield ("routes", each.index, "host", *((number,) if len(hosts) > 1 else ())), host
 
 
 def _files(partial: PartialConfig) -> Iterator[Finding]:

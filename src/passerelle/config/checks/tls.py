@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from passerelle.config.checks.files import unreadable
+from passerelle.config.models.automatic_tls import MOST_NAMES
 from passerelle.config.models.base import given
 from passerelle.config.models.config import Service
 from passerelle.config.models.tls import ListenerTls
@@ -19,7 +21,8 @@ SOON: Final = timedelta(days=7)
 
 def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
     """Check the top-level ``tls``."""
-    yield from _pair(("tls",), tls.certificate, tls.key)
+    if tls.pair is not None:
+        yield from _pair(("tls",), *tls.pair)
     seen: dict[str, int] = {}
     for index, each in enumerate(tls.certificates):
         loc: Loc = ("tls", "certificates", index)
@@ -34,9 +37,39 @@ def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
         yield Finding(("tls", "client"), "found without client_ca, which certificates are verified against")
 
 
+def order_errors(tls: ListenerTls, hosts: Sequence[tuple[Loc, str]]) -> Iterator[Finding]:
+    """Check ``tls.auto`` with the ``hosts`` of routes, each with its place."""
+    auto = tls.auto
+    if auto is None:
+        return
+    loc: Loc = ("tls", "auto")
+    missing = [name for name in ("acme", "josepy") if find_spec(name) is None]
+    if missing:
+        yield Finding(loc, f"auto needs {' and '.join(missing)}: pip install 'passerelle[acme]'", at_key=True)
+    if auto.directory_ca is not None:
+        yield from _authorities((*loc, "directory_ca"), auto.directory_ca)
+    covered = {name for each in tls.certificates for name in each.names}
+    names = auto.ordered((host for _, host in hosts), covered)
+    if auto.names is not None:
+        for index, name in enumerate(auto.names):
+            if name in covered:
+                place = (*loc, "names", index) if len(auto.names) > 1 else (*loc, "names")
+                yield Finding(place, f"found {name!r}, for which tls.certificates has a file")
+        return
+    wildcards = {host: place for place, host in hosts if host.startswith("*.") and host not in covered}
+    for host, place in wildcards.items():
+        message = f"found {host!r} with tls.auto; a certificate for a wildcard needs DNS-01, which passerelle does not "
+        yield Finding(place, message + "have: add its file to tls.certificates, or list the names in tls.auto.names")
+    if not names and not wildcards:
+        yield Finding(loc, "found without names, and no route has a host to order a certificate for", at_key=True)
+    elif len(names) > MOST_NAMES:
+        yield Finding(loc, f"the routes have {len(names)} hosts; at most {MOST_NAMES} are ordered", at_key=True)
+
+
 def listener_warnings(tls: ListenerTls, now: datetime) -> Iterator[Finding]:
     """Find certificates that are not valid, or expire soon."""
-    yield from _times(("tls", "certificate"), tls.certificate, now)
+    if tls.pair is not None:
+        yield from _times(("tls", "certificate"), tls.pair[0], now)
     for index, each in enumerate(tls.certificates):
         yield from _times(("tls", "certificates", index, "certificate"), each.certificate, now)
 

@@ -18,6 +18,7 @@ from passerelle.config.models.actions import Redirect, Respond, Static
 from passerelle.config.models.addresses import Address, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
+from passerelle.config.models.automatic_tls import STATE, AutomaticTls, ExternalAccount
 from passerelle.config.models.backup import S3, Backup, Keep
 from passerelle.config.models.balance import (
     Balance,
@@ -88,6 +89,7 @@ __all__ = [
     "AdminPort",
     "Alert",
     "AlertSettings",
+    "AutomaticTls",
     "Backup",
     "Balance",
     "Basic",
@@ -104,6 +106,7 @@ __all__ = [
     "Dns",
     "Eject",
     "FixedKey",
+    "ExternalAccount",
     "ForwardAuth",
     "Health",
     "Hedge",
@@ -494,7 +497,7 @@ class Config(Model):
         min_length=1,
         description="Address and port for clients, or several listeners; port 0 picks any free port.",
     )
-    tls: ListenerTls | None = Field(
+    tls: Annotated[ListenerTls, Takes("`auto` or [mapping](#tls)")] | None = Field(
         default=None, description="TLS for clients; without it, the listener speaks plain HTTP."
     )
     admin: Admin = Field(
@@ -540,8 +543,8 @@ class Config(Model):
     )
     state: File | None = Field(
         default=None,
-        description="Folder for what is kept over restarts about splits and rollouts; by default `.passerelle` in the "
-        "folder of the file.",
+        description="Folder for what is kept over restarts: splits, rollouts, and certificates that are ordered; by "
+        "default `.passerelle` in the folder of the file.",
     )
     dns: Dns = Field(default=Dns.model_construct(), description="How the names of targets are resolved.")
     jwt: Jwt | None = Field(
@@ -656,6 +659,21 @@ class Config(Model):
     def scheme(self) -> str:
         """The scheme of requests of clients."""
         return "https" if self.is_secure(self.main_listener) else "http"
+
+    @property
+    def ordered_names(self) -> tuple[str, ...]:
+        """The names of the certificates that are ordered, in order."""
+        if self.tls is None or self.tls.auto is None:
+            return ()
+        hosts = (host for route in self.routes for host in route.host or ())
+        return self.tls.auto.ordered(hosts, {name for each in self.tls.certificates for name in each.names})
+
+    @property
+    def certificates_folder(self) -> Path:
+        """The folder of the certificates that are ordered."""
+        auto = self.tls.auto if self.tls is not None else None
+        state = self.state if self.state is not None else auto.default_state if auto is not None else Path(STATE)
+        return state / "certificates"
 
     @property
     def splits(self) -> dict[str, dict[str, int]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from passerelle.acme.files import certificate_file, ensure_placeholder
 from passerelle.config.models.addresses import split_address
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
+from passerelle.config.models.tls import ListenerTls
 from passerelle.errors import CannotStart
 from passerelle.http1.server.connection import ClientConnection
 from passerelle.http1.server.listener import Listener
@@ -24,6 +26,7 @@ from passerelle.http1.tls_contexts import (
     reason,
     server_context,
 )
+from passerelle.http1.tls_handshake import ListenerContext
 from passerelle.observability.events import CERTIFICATE
 
 _log = logging.getLogger("passerelle")
@@ -41,6 +44,28 @@ class _LoadedContext(NamedTuple):
     files: Files
     stamp: tuple[object, ...]
     context: ssl.SSLContext
+
+
+def _listener_files(config: Config, tls: ListenerTls) -> ServerFiles:
+    """Return the files of the listener's context.
+
+    With certificates that are ordered, all clients that request another name get one that is signed by itself.
+
+    :raises CannotSecure: if that cannot be written.
+    """
+    others = tuple(NamedFiles(each.names, each.certificate, each.key) for each in tls.certificates)
+    folder = config.certificates_folder
+    if tls.pair is not None:
+        certificate, key = tls.pair
+    else:
+        try:
+            certificate = key = ensure_placeholder(folder)
+        except OSError as error:
+            raise CannotSecure(f"tls.auto: cannot write {error.filename or folder}: {error.strerror}") from error
+        files = [(name, certificate_file(folder, name)) for name in config.ordered_names]
+        others += tuple(NamedFiles((name,), file, file, ordered=True) for name, file in files)
+    required = tls.client == "required"
+    return ServerFiles(certificate, key, tls.client_ca, required, tls.minimum, others, tls.ciphers, tls.curve)
 
 
 def _make(files: Files) -> ssl.SSLContext:
@@ -123,10 +148,9 @@ class Certificates:
         self._services: dict[str, tuple[_LoadedContext, str | None]] = {}
         # A listener may still use TLS between a reload without `tls` and the sockets that go with it.
         self._accept: Callable[[Listener], asyncio.Protocol] = ClientConnection
-        tls = config.tls
-        if tls is not None:
-            others = tuple(NamedFiles(each.names, each.certificate, each.key) for each in tls.certificates)
-            files = ServerFiles(tls.certificate, tls.key, tls.client_ca, tls.client == "required", tls.minimum, others)
+        self._proofs: Mapping[str, bytes] = before._proofs if before is not None else {}
+        if config.tls is not None:
+            files = _listener_files(config, config.tls)
             self._listener = _load_or_keep("tls", files, before._listener if before is not None else None)
             self._accept = self._handshaker(self._listener.context)
         for name, service in config.services.items():
@@ -145,6 +169,19 @@ class Certificates:
         found = self._services.get(service)
         return UpstreamTls(found[0].context, found[1]) if found is not None else None
 
+    def validate(self, proofs: Mapping[str, bytes]) -> None:
+        """Prove the control of names in TLS handshakes (RFC 8737): name to the certificate of the proof and its key.
+
+        :raises ssl.SSLError: if one of them cannot be used; then none is proved.
+        """
+        self._proofs = {}
+        if self._listener is not None and isinstance(self._listener.context, ListenerContext):
+            from passerelle.http1.tls_validation import validation_context
+
+            self._listener.context.validation = None
+            self._listener.context.validation = validation_context(proofs)
+            self._proofs = proofs
+
     def reload_changed(self) -> Iterator[tuple[str, UpstreamTls]]:
         """Load changed files again; yield each service whose context has changed, with its new TLS settings."""
         if self._listener is not None:
@@ -152,6 +189,8 @@ class Certificates:
             if listener.context is not self._listener.context:
                 self._accept = self._handshaker(listener.context)
             self._listener = listener
+            if self._proofs:
+                self.validate(self._proofs)
         for name, (kept, server_name) in self._services.items():
             now = _reload_if_changed(f"services.{name}.tls", kept)
             if now is not kept:

@@ -18,7 +18,7 @@ from passerelle.http1.server.failure_log import FailureLog
 from passerelle.http1.server.listener import Listener, peer_address
 from passerelle.http1.server.timeouts import LINGER_SECONDS
 from passerelle.http1.tls_contexts import reason
-from passerelle.http1.tls_handshake import alert_sender
+from passerelle.http1.tls_handshake import Validated, alert_sender
 
 if TYPE_CHECKING:
     import ssl
@@ -82,6 +82,10 @@ class TlsHandshake(asyncio.Protocol):
         except StopIteration as end:
             self._listener.end_handshake(self)
             self._on_done(end.value)
+        except Validated:
+            self._listener.end_handshake(self)
+            self._listener.accepted += 1
+            self._listener.check_empty()
         except OSError as error:
             self._listener.end_handshake(self)
             self._failed(reason(error))
