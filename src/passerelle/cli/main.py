@@ -28,7 +28,9 @@ COMMANDS = (
     "instances",
     "maintenance",
     "cache",
+    "init",
     "check",
+    "fmt",
     "routes",
     "explain",
     "migrate",
@@ -42,6 +44,7 @@ COMMANDS = (
     "export",
     "exec",
     "schema",
+    "completion",
     "version",
 )
 
