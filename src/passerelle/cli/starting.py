@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,8 +17,10 @@ from passerelle.config.loader import inspect, inspect_text
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.config import Config
+from passerelle.errors import CannotStart
 from passerelle.supervisor import reaper
 from passerelle.supervisor.fleet import Setup
+from passerelle.supervisor.identity import Identity, wanted_identity
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport, wants_colour
 from passerelle.supervisor.supervisor import Supervisor
@@ -69,13 +72,24 @@ def override(config: Config, listen: Address | None, admin: Address | str | None
     return config.model_copy(update={**changes, "admin": port})
 
 
+def identity_of(config: Config) -> Identity | None:
+    """Return what the file drops to (see :func:`.wanted_identity`). If that is impossible, the command ends with 1."""
+    try:
+        return wanted_identity(config)
+    except CannotStart as error:
+        click.echo(str(error), err=True)
+        exit_negative()
+
+
 def supervise(setup: Setup, log_format: str) -> NoReturn:
     """Run ``setup`` in a supervisor until it is stopped, and end the process.
 
     ``log_format`` is the form of the access log on standard output: ``auto``, ``json`` or ``text``.
     """
     startup.reset_signals()
-    reaper.fork_reaper()
+    identity = identity_of(setup.config)
+    setup = replace(setup, identity=identity)
+    reaper.fork_reaper((identity.uid, identity.gid) if identity is not None else None)
     descriptors.raise_limit()
     output = Output(1)
     terminal = sys.stdout.isatty()

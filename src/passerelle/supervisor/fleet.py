@@ -21,6 +21,7 @@ from passerelle.observability.events import KINDS, EventLog
 from passerelle.observability.metrics import Snapshot, merge, with_instances_of
 from passerelle.supervisor.active_config import ActiveConfig
 from passerelle.supervisor.errors import ChangeRefused
+from passerelle.supervisor.identity import Identity
 from passerelle.supervisor.instance_admin import DRAIN_LIMIT
 from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.packed_config import pack
@@ -54,6 +55,7 @@ class Setup:
     overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
     follow: bool = False  # reload the file whenever it changes
     reload_code: bool = False  # restart the instances of applications whenever their files change
+    identity: Identity | None = None  # what to drop to once the ports are bound
 
 
 class Fleet:
@@ -179,6 +181,7 @@ class Fleet:
                 self.clock,
             )
             worker.siblings = self.workers
+            worker.logs_to_stderr = self.active.config.access_log == "stderr"
             worker.splits = self.splits.settings
             worker.on_report = self._record_report
             self.workers.append(worker)

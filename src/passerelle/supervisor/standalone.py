@@ -28,6 +28,7 @@ from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.errors import ChangeRefused
+from passerelle.supervisor.identity import drop, wanted_identity
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
 from passerelle.supervisor.maintenance import Maintenance
@@ -328,6 +329,10 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
             admin_socket = ports.for_admin(config.admin.listen.host, config.admin.listen.port)
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
+    identity = wanted_identity(config)
+    if identity is not None:
+        config = drop(identity, config, Path(file).parent)
+        _log(f"running as the user {identity.name}")
     gateway = build(config)
     standalone = StandaloneGateway(gateway, ActiveConfig(config, text, file, Path(file)))
     standalone.listen = ports.join(*listener.getsockname()[:2])

@@ -168,13 +168,13 @@ class WorkerOperations:
         self._stop.requested.set()
 
 
-def build(config: Config) -> Gateway:
-    """Build the gateway of ``config``.
+def build(config: Config, stderr: int = 2) -> Gateway:
+    """Build the gateway of ``config``; ``stderr`` is the descriptor of ``access_log: stderr``.
 
     :raises CannotStart: if the access log, or a file that guards need, cannot be opened.
     """
     try:
-        return Gateway(config)
+        return Gateway(config, stderr)
     except OSError as error:
         raise CannotStart(f"access_log: cannot open {error.filename}: {error.strerror}") from error
 
@@ -204,11 +204,11 @@ def _texts(octets: Sequence[bytes]) -> list[str]:
     return [each.decode("latin-1") for each in octets]
 
 
-async def serve(config: Config, control_fd: int, listen_fd: int | None) -> int:
+async def serve(config: Config, control_fd: int, listen_fd: int | None, stderr: int = 2) -> int:
     """Serve under the control of the supervisor, until it requests a stop or is gone. Returns the exit code."""
     stop = StopRequest()
     stop.listen()
-    gateway = build(config)
+    gateway = build(config, stderr)
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     streams = await control_channel.open_channel(socket.socket(fileno=control_fd))
     operations = WorkerOperations(gateway, listener, stop)
@@ -238,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", metavar="CONFIG", help="name of the configuration, for lists of processes")
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int)
+    parser.add_argument("--log-fd", type=int, default=2, help="standard error of the supervisor, for the access log")
     parser.add_argument("--config-fd", type=int, required=True, help="file descriptor with the packed configuration")
     options = parser.parse_args(arguments)
     startup.reset_signals()
@@ -245,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with open(options.config_fd, encoding="ascii") as file:
         file.seek(0)
         config = unpack(file.read())
-    return run(serve(config, options.control_fd, options.listen_fd))
+    return run(serve(config, options.control_fd, options.listen_fd, options.log_fd))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 from passerelle.observability.metrics import Snapshot, merge, retired, with_instances_of
 from passerelle.supervisor import control_channel
+from passerelle.supervisor.identity import KEPT
 from passerelle.supervisor.live_sampler import Reading
 from passerelle.supervisor.process import Process, StartFailed
 from passerelle.supervisor.restart_backoff import Backoff
@@ -57,6 +58,7 @@ class WorkerProcess(SupervisedProcess):
         # Returns the settings of splits that every start and reload passes to the worker (see splits.py).
         self.splits: Callable[[], dict[str, Any]] = dict
         self.maintenance: frozenset[str] | None = frozenset()  # the labels of the routes in maintenance; None for all
+        self.logs_to_stderr = False  # whether the access log goes to standard error of this process
         self._live: asyncio.Task[Reading | None] | None = None  # the request for a reading in flight
         self._live_was_lost = True  # the last reading was lost, so that the next one must be complete
         self._snapshot: Snapshot | None = None  # the last snapshot of the current process
@@ -77,11 +79,16 @@ class WorkerProcess(SupervisedProcess):
         except OSError as error:
             raise StartFailed(f"cannot make a control channel: {error.strerror}") from error
         try:
-            with theirs, open(os.memfd_create("configuration"), "wb") as config:
+            with contextlib.ExitStack() as opened:
+                opened.enter_context(theirs)
+                config = opened.enter_context(open(os.memfd_create("configuration"), "wb"))
                 config.write(self._config.encode())
                 config.flush()
                 sources = (("--control-fd", theirs), ("--listen-fd", self.listener), ("--config-fd", config))
                 fds = {option: source.fileno() for option, source in sources}
+                if self.logs_to_stderr:
+                    fds["--log-fd"] = os.dup(2)
+                    opened.callback(os.close, fds["--log-fd"])
                 # -P: no module of the current folder in the place of one of Python's or ours.
                 argv = [sys.executable, "-P", "-m", self._program, self._file]
                 argv += [word for option, fd in fds.items() for word in (option, str(fd))]
@@ -90,7 +97,7 @@ class WorkerProcess(SupervisedProcess):
                     argv,
                     on_line=lambda line: self._write(self.name, line),
                     on_raw=self._write_raw,
-                    pass_fds=tuple(fds.values()),
+                    pass_fds=(*fds.values(), *KEPT),
                 )
         except OSError as error:
             ours.close()

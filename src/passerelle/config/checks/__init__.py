@@ -20,6 +20,7 @@ from passerelle.config.checks import balance
 from passerelle.config.checks.actions import action_errors, action_warnings
 from passerelle.config.checks.alerts import alert_errors
 from passerelle.config.checks.files import (
+    account_errors,
     folder_errors,
     list_warnings,
     log_errors,
@@ -93,6 +94,7 @@ class PartialConfig:
     alerts: AlertSettings | None
     log: Path | None
     pages: Mapping[str, Path]
+    account: tuple[str | None, str | None] = (None, None)
 
     @classmethod
     def of(cls, config: Config) -> PartialConfig:
@@ -101,7 +103,16 @@ class PartialConfig:
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
         of_file = (config.jwt, config.tls, config.sessions, config.keys, config.identity_token, config.alerts, log)
-        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file, config.errors)
+        return cls(
+            config.listen,
+            config.admin,
+            dict(config.services),
+            routes,
+            blocks,
+            *of_file,
+            config.errors,
+            (config.user, config.group),
+        )
 
 
 def errors(partial: PartialConfig) -> Iterator[Finding]:
@@ -140,6 +151,7 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
 
 def _files(partial: PartialConfig) -> Iterator[Finding]:
     """Check the files that a start reads or writes, except certificates."""
+    yield from account_errors(*partial.account)
     if partial.log is not None:
         yield from log_errors(partial.log)
     yield from page_errors(partial.pages)
