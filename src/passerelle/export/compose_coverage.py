@@ -11,6 +11,8 @@ COVERAGE = Coverage(
         **dict.fromkeys(("Config.listen", "Config.tls", "Config.limits", "Config.redis", "Config.tracing"), _YES),
         **dict.fromkeys(("Config.trusted_proxies", "Config.access_log", "Config.workers", "Config.cache"), _YES),
         **dict.fromkeys(("Config.services", "Config.keys", "Config.sessions", "Config.dns", "Config.jwt"), _YES),
+        "Config.user": Lost("the containers run as the user of their image"),
+        "Config.group": Lost("the containers run as the group of their image"),
         "Config.admin": Exported("`off` is a loss: there are no metrics"),
         "Config.alerts": _YES,
         "Config.state": Lost("the gateways keep their state in Redis"),
