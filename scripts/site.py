@@ -19,9 +19,12 @@ from pathlib import Path, PurePosixPath
 from posixpath import relpath
 from urllib.parse import unquote, urlsplit
 
+from passerelle.config.schema import json_schema
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = Path("build/pages")
 SITE = Path("build/site")
+SCHEMA = Path("schema/gateway.json")  # on the site, for editors
 CONFIG = Path("build/zensical.toml")
 # Pages outside of docs/, with their places on the site.
 BESIDE = {
@@ -140,6 +143,8 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     for folder in (PAGES, SITE):
         shutil.rmtree(root / folder, ignore_errors=True)
     assemble(root, root / PAGES)
+    (root / PAGES / SCHEMA).parent.mkdir()
+    (root / PAGES / SCHEMA).write_text(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", "utf-8")
     pages = navigation(root)
     config = (root / "zensical.toml").read_text("utf-8")
     (root / CONFIG).write_text(re.sub(r"^nav = .*$", lambda _: as_toml(pages), config, flags=re.MULTILINE), "utf-8")
@@ -149,6 +154,8 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     if done.returncode or "--serve" in argv:
         return done.returncode
     wrong = list(faults(root / PAGES, root / SITE, {page for *_, page in pages}))
+    if not (root / SITE / SCHEMA).exists():
+        wrong.append(f"{SCHEMA} is not on the site")
     for line in wrong:
         print(line)
     print(f"build/site: {sum(1 for _ in (root / SITE).rglob('*.html'))} pages, {len(wrong)} faults", file=sys.stderr)

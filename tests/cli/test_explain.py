@@ -301,6 +301,7 @@ TOLD: dict[str, Any] = {
     "rewrite": "/x",
     "rewrite_response": True,
     "encoded_slashes": "keep",
+    "log": "off",
     "timeout": "3s",
     "body": "1KiB",
     "attempts": 3,

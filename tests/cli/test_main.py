@@ -268,6 +268,7 @@ def test_routes_as_json(run: Run) -> None:
         "compose": None,
         "rewrite": "/internal/{user_id}",
         "encoded_slashes": "refuse",
+        "log": "all",
         "rewrite_response": False,
         "timeout": 0.5,
         "attempts": 1,
@@ -496,7 +497,7 @@ def test_completion_offers_commands(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout == "plain,cache\nplain,certs\nplain,check\nplain,capacity\n"
+    assert done.stdout == "plain,cache\nplain,certs\nplain,check\nplain,capacity\nplain,completion\n"
 
 
 def test_every_lazy_command_is_there() -> None:

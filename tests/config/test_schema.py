@@ -45,6 +45,18 @@ def test_the_schema_has_exactly_the_keys_of_the_models() -> None:
             assert field.get("description") or "$ref" in field, f"{name}.{key}"
 
 
+def test_every_description_is_a_sentence_that_an_editor_can_show() -> None:
+    found = {"the file": SCHEMA["description"]}
+    for name in MODELS:
+        found |= {f"{name}.{key}": field.get("description", "") for key, field in properties(name).items()}
+    assert len(found) > 200
+    for place, text in found.items():
+        assert re.match(r"[A-Z`]", text), place
+        assert text.endswith("."), place
+        assert "](" not in text.replace("](https://", ""), place
+        assert "\n" not in text and "  " not in text, place
+
+
 def test_defaults_are_written_as_in_the_file() -> None:
     for name, model in MODELS.items():
         for key, field in properties(name).items():

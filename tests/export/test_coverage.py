@@ -115,6 +115,10 @@ def of_service(**keys: Any) -> Parts:
 
 PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Config.access_log": (top(access_log="off"), top(access_log="a.log")),
+    "Config.access_log_format": (top(), top(access_log_format="combined")),
+    "Config.group": (top(user="daemon"), top(user="daemon", group="bin")),
+    "Config.user": (top(), top(user="daemon")),
+    "Route.log": (route(), route(log="off")),
     "Config.cache": (cache(), ({"cache": {"memory": "1MiB"}}, {}, {"cache": {"ttl": "60s"}})),
     "Listener.tls": (tls(), top(tls=TLS, listen={"address": "127.0.0.1:8080", "tls": False})),
     "Config.errors": (top(), top(errors={"404": "404.html"})),

@@ -535,6 +535,7 @@ def test_prometheus_keeps_the_labels_of_metrics() -> None:
 
 LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "access_log": (TARGETS, [], {"access_log": "var/a.log"}),
+    "user": (TARGETS, [], {"user": "daemon"}),
     "redis": (TARGETS, [], {"redis": "redis://localhost"}),
     "limits.connections_per_address": (TARGETS, [], {"limits": {"connections_per_address": 9}}),
     "dns.server": (TARGETS, [], {"dns": {"server": "10.0.0.1"}}),

@@ -132,3 +132,11 @@ def test_a_writable_folder_that_a_unit_cannot_name_is_a_loss() -> None:
 def test_the_model_is_the_same_for_the_same_file() -> None:
     assert unit() == unit()
     assert isinstance(deployed(json.dumps({"services": SERVICES, "routes": ROUTES})), Deployment)
+
+
+def test_the_user_and_the_group_of_the_file() -> None:
+    assert "Group=bin" in unit(user="daemon", group="bin")
+    model = deployed(json.dumps({"user": "daemon", "services": SERVICES, "routes": ROUTES}))
+    _, losses = systemd.export(model, "/usr/local/bin/passerelle", "gate")
+    assert lost(model, losses) == ["user"]
+    assert lost(model, systemd.export(model, "/usr/local/bin/passerelle", "daemon")[1]) == []

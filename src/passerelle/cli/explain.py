@@ -147,6 +147,8 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [(key, f"{part['key']}: {part[key]}") for key in ("cache", "split") if part[key] is not None]
     keys = ("cache", "compress", "hedge", "shadow", "split", "rollout", "idle")
     lines += [(key, route[key]) for key in keys if route[key] is not None]
+    if route["log"] != "all":
+        lines.append(("log", route["log"]))
     if route["action"]:
         return lines
     each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""

@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
+from passerelle.cli import completing
 from passerelle.cli.admin_client import CHANGE_LIMIT, admin_option, read_admin, request_admin, send_change
 from passerelle.cli.support import Commands, json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
@@ -30,7 +31,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, text: str) -> float:
         raise click.BadParameter(str(error), ctx, param) from None
 
 
-_service = click.argument("service", metavar="SERVICE")
+_service = click.argument("service", metavar="SERVICE", shell_complete=completing.services)
 _instance = click.argument("instance", metavar="INSTANCE")
 _limit = click.option(
     "--limit",
@@ -44,7 +45,7 @@ _force = click.option("--force", is_flag=True, help="Also if it is the last inst
 
 
 @instances.command("list")
-@click.argument("service", metavar="[SERVICE]", required=False)
+@click.argument("service", metavar="[SERVICE]", required=False, shell_complete=completing.services)
 @admin_option
 @json_option
 def list_(service: str | None, admin: Address | str | None, as_json: bool) -> None:

@@ -29,7 +29,9 @@ COMMANDS = (
     "maintenance",
     "cache",
     "certs",
+    "init",
     "check",
+    "fmt",
     "routes",
     "explain",
     "migrate",
@@ -44,6 +46,7 @@ COMMANDS = (
     "export",
     "exec",
     "schema",
+    "completion",
     "version",
 )
 

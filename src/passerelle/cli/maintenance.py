@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 import click
 
+from passerelle.cli import completing
 from passerelle.cli.admin_client import admin_option, read_admin, send_change
 from passerelle.cli.support import json_option, print_json
 from passerelle.config.models.addresses import Address
@@ -13,7 +14,7 @@ from passerelle.config.models.addresses import Address
 
 @click.command(short_help="Switch routes of a running gateway to maintenance, and back.")
 @click.argument("state", required=False, type=click.Choice(["on", "off"]))
-@click.argument("route", required=False)
+@click.argument("route", required=False, shell_complete=completing.routes)
 @admin_option
 @json_option
 def maintenance(state: str | None, route: str | None, admin: Address | str | None, as_json: bool) -> None:

@@ -6,13 +6,14 @@ from urllib.parse import urlencode
 
 import click
 
+from passerelle.cli import completing
 from passerelle.cli.admin_client import admin_option, send_change
 from passerelle.cli.support import json_option
 from passerelle.config.models.addresses import Address
 
 
 @click.command(short_help="Replace the instances of a service, one at a time.")
-@click.argument("service", metavar="SERVICE")
+@click.argument("service", metavar="SERVICE", shell_complete=completing.services)
 @admin_option
 @json_option
 def restart(service: str, admin: Address | str | None, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import click
 
+from passerelle.cli import completing
 from passerelle.cli.admin_client import admin_option, read_admin, send_change
 from passerelle.cli.support import json_option, print_json
 from passerelle.config.models.addresses import Address
@@ -17,7 +18,9 @@ _ACTIONS: Final = ("status", *_CHANGES)
 
 
 @click.command(short_help="Move users to a new service, step by step.")
-@click.argument("words", nargs=-1, metavar="[ROUTE] [start|status|pause|resume|skip|abort]")
+@click.argument(
+    "words", nargs=-1, metavar="[ROUTE] [start|status|pause|resume|skip|abort]", shell_complete=completing.routes
+)
 @admin_option
 @json_option
 def rollout(words: tuple[str, ...], admin: Address | str | None, as_json: bool) -> None:

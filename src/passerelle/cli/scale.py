@@ -6,13 +6,14 @@ from urllib.parse import urlencode
 
 import click
 
+from passerelle.cli import completing
 from passerelle.cli.admin_client import admin_option, send_change
 from passerelle.cli.support import json_option
 from passerelle.config.models.addresses import Address
 
 
 @click.command(short_help="Set the number of instances of a running service.")
-@click.argument("wanted", metavar="SERVICE=N")
+@click.argument("wanted", metavar="SERVICE=N", shell_complete=completing.services_to_set)
 @admin_option
 @json_option
 def scale(wanted: str, admin: Address | str | None, as_json: bool) -> None:

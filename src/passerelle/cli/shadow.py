@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from passerelle.cli import completing
 from passerelle.cli.admin_client import admin_option, read_admin, send_change
 from passerelle.cli.support import Commands, json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
@@ -19,7 +20,7 @@ def shadow() -> None:
 
 
 @shadow.command(short_help="Report the differences.")
-@click.argument("route", required=False)
+@click.argument("route", required=False, shell_complete=completing.routes)
 @click.option(
     "--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write the report to FILE, as a web page."
 )

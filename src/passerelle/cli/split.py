@@ -7,14 +7,15 @@ from urllib.parse import urlencode
 
 import click
 
+from passerelle.cli import completing
 from passerelle.cli.admin_client import admin_option, read_admin, send_change
 from passerelle.cli.support import json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
 
 
 @click.command(short_help="Show or change how users are split among services.")
-@click.argument("route", required=False)
-@click.argument("weights", nargs=-1, metavar="[SERVICE=N]...")
+@click.argument("route", required=False, shell_complete=completing.routes)
+@click.argument("weights", nargs=-1, metavar="[SERVICE=N]...", shell_complete=completing.services_to_set)
 @click.option("--reason", default="", help="Why, for the events and the audit.")
 @admin_option
 @json_option

@@ -18,8 +18,10 @@ from passerelle.config.models.addresses import Address
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.config import Config
 from passerelle.config.models.listeners import listening_at
+from passerelle.errors import CannotStart
 from passerelle.supervisor import reaper
 from passerelle.supervisor.fleet import Setup
+from passerelle.supervisor.identity import Identity, wanted_identity
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport, wants_colour
 from passerelle.supervisor.supervisor import Supervisor
@@ -71,15 +73,25 @@ def override(config: Config, listen: Address | None, admin: Address | str | None
     return config.model_copy(update={**changes, "admin": port})
 
 
+def identity_of(config: Config) -> Identity | None:
+    """Return what the file drops to (see :func:`.wanted_identity`). If that is impossible, the command ends with 1."""
+    try:
+        return wanted_identity(config)
+    except CannotStart as error:
+        click.echo(str(error), err=True)
+        exit_negative()
+
+
 def supervise(setup: Setup, log_format: str) -> NoReturn:
     """Run ``setup`` in a supervisor until it is stopped, and end the process.
 
     ``log_format`` is the form of the access log on standard output: ``auto``, ``json`` or ``text``.
     """
     startup.reset_signals()
+    identity = identity_of(setup.config)
     passed, notifier = systemd.take()  # before the fork: systemd names this process, which the reaper becomes
-    setup = replace(setup, passed=passed, notifier=notifier)
-    reaper.fork_reaper()
+    setup = replace(setup, identity=identity, passed=passed, notifier=notifier)
+    reaper.fork_reaper((identity.uid, identity.gid) if identity is not None else None)
     descriptors.raise_limit()
     output = Output(1)
     terminal = sys.stdout.isatty()

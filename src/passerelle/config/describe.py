@@ -45,6 +45,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "split": describe_split(route.service, route.split),
         "rollout": str(route.rollout) if route.rollout is not None else None,
         "encoded_slashes": route.encoded_slashes,
+        "log": route.log,
         "rewrite_response": bool(route.rewrite_response),
         "redirect": describe_redirect(route.redirect),
         "respond": describe_respond(route.respond),

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from passerelle.config import checks
 from passerelle.config.expand import expand, origins
 from passerelle.config.includes import decode, join_files
+from passerelle.config.models.access_log import AccessLog
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import AlertSettings
 from passerelle.config.models.alerts import shapes as alert_shapes
@@ -34,7 +35,7 @@ from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, needs_services, route_shape, service_shape
 from passerelle.config.models.tls import PAIR, ListenerTls, tls_shape
-from passerelle.config.models.values import AccessLog
+from passerelle.config.models.values import SystemName
 from passerelle.config.problems import (
     ConfigError,
     Finding,
@@ -56,7 +57,8 @@ _Block = TypeVar("_Block", bound=Model)
 _SERVICE = TypeAdapter(Service)
 _ROUTE = TypeAdapter(Route)
 _PAGES: TypeAdapter[dict[str, Path]] = TypeAdapter(ErrorPages)
-_ACCESS_LOG: TypeAdapter[str | Path] = TypeAdapter(AccessLog)
+_ACCOUNT: TypeAdapter[str] = TypeAdapter(SystemName)
+_ACCESS_LOG: TypeAdapter[Path | str] = TypeAdapter(AccessLog)
 _LISTEN: TypeAdapter[tuple[Listener, ...]] = TypeAdapter(Listeners)
 _ADMIN: TypeAdapter[AdminPort | None] = TypeAdapter(Admin)
 
@@ -357,8 +359,9 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         _block(source, "alerts", AlertSettings),
     )
     present = frozenset(key for key in data if key != "redis" or not is_off(data[key]))
+    account = (_optional(_ACCOUNT, data, "user"), _optional(_ACCOUNT, data, "group"))
     pages: dict[str, Path] = _optional(_PAGES, data, "errors") or {}
-    return checks.PartialConfig(listen, admin, services, routes, present, *blocks, _log(source), pages)
+    return checks.PartialConfig(listen, admin, services, routes, present, *blocks, _log(source), pages, account)
 
 
 def _block(source: ConfigSource, key: str, model: type[_Block]) -> _Block | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -22,6 +23,7 @@ _SUBSTITUTION = {
     "type": "string",
     "pattern": r"\$\{",
 }
+_LINK = re.compile(r"\[([^\]]*)\]\((?!https?:)[^)]*\)").sub
 _LEAVES = ("type", "pattern", "enum", "const", "minimum", "maximum", "examples")
 
 
@@ -66,6 +68,8 @@ def json_schema() -> dict[str, Any]:
     eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     _describe_tls(definitions)
     definitions["Substitution"] = _SUBSTITUTION
+    schema["properties"]["limits"]["description"] = definitions["Limits"]["description"]
+    _plain_descriptions(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
 
 
@@ -81,6 +85,17 @@ def _describe_tls(definitions: dict[str, Any]) -> None:
     definitions["ListenerTls"]["oneOf"] = [{"required": list(PAIR)}, {"required": ["auto"]}]
     definitions["ListenerTls"] = {"anyOf": [{"const": "auto"}, definitions["ListenerTls"]]}
     definitions["AutomaticTls"] = {"anyOf": [{"const": True}, definitions["AutomaticTls"]]}
+
+def _plain_descriptions(node: Any) -> None:
+    """Write links to pages as their text: an editor does not know where the pages are."""
+    if isinstance(node, dict):
+        if isinstance(found := node.get("description"), str):
+            node["description"] = _LINK(r"\1", " ".join(found.split()))
+        for value in node.values():
+            _plain_descriptions(value)
+    elif isinstance(node, list):
+        for value in node:
+            _plain_descriptions(value)
 
 
 def _allow_removal(route: dict[str, Any], defaults: dict[str, Any]) -> None:

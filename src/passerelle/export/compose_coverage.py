@@ -14,6 +14,8 @@ COVERAGE = Coverage(
         "Listener.address": Exported("one port on all addresses: that of the first that forwards requests"),
         "Listener.https_redirect": Lost("add a server block for port 80 to nginx.conf, with return 308"),
         "Listener.proxy_protocol": Lost("nginx states the client in `X-Forwarded-For`"),
+        "Config.user": Lost("the containers run as the user of their image"),
+        "Config.group": Lost("the containers run as the group of their image"),
         "Config.admin": Exported("`off` is a loss: there are no metrics"),
         "Config.alerts": _YES,
         "Config.state": Lost("the gateways keep their state in Redis"),

@@ -20,6 +20,7 @@ from passerelle.export.moved_file import (
     FRESH,
     LOCAL_KEYS,
     admin_section,
+    is_local_log,
     listen_port,
     loopback_targets,
     loopback_urls,
@@ -130,8 +131,10 @@ class _Maker:
         proxies = self._data.get("trusted_proxies", [])
         proxies = proxies if isinstance(proxies, list) else [proxies]
         self._set("trusted_proxies", [*proxies, self._known.proxy], f"with {self._known.proxy}, the address of nginx")
-        if isinstance(self._config.access_log, Path):
+        if is_local_log(self._config):
             self._set("access_log", "stdout", "stdout")
+        for key in ("user", "group"):
+            self._data.pop(key, None)
 
     def _tls(self) -> None:
         """Have gateways use the files of another ACME client: behind nginx, they cannot order certificates."""

@@ -20,6 +20,7 @@ from passerelle.export.moved_backup import moved_backup
 from passerelle.export.moved_file import (
     FRESH,
     admin_section,
+    is_local_log,
     listen_port,
     literal_secrets,
     loopback_targets,
@@ -208,8 +209,11 @@ class _Maker:
         return None
 
     def _log_and_stores(self) -> None:
-        if isinstance(self._config.access_log, Path):
-            self._lose(("access_log",), "a pod keeps no files; the log goes to standard output")
+        for key in ("user", "group"):
+            if self._data.pop(key, None) is not None:
+                self._changed.append(key)
+        if is_local_log(self._config):
+            self._lose(("access_log",), "a pod has no files and sockets of a machine; the log goes to standard output")
             del self._data["access_log"]
             self._changed.append("access_log")
         for key in ("keys", "sessions"):

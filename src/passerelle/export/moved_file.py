@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from passerelle.config.models.access_log import split_target
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.config import Config
 from passerelle.config.models.target import Target
@@ -49,6 +51,14 @@ def with_targets(section: Mapping[str, Any], target: str) -> dict[str, Any]:
     """Return a service that something else starts: its section without the keys of processes."""
     kept = {key: value for key, value in section.items() if key not in LOCAL_KEYS}
     return {"targets": [target], **kept}
+
+
+def is_local_log(config: Config) -> bool:
+    """Whether the access log goes to a file or socket of this machine, which a container does not have."""
+    log = config.access_log
+    if isinstance(log, Path) or log.startswith(("journald", "syslog+unix")):
+        return True
+    return log.startswith("syslog+") and is_loopback(split_target(log)[1])
 
 
 def without_backups(data: dict[str, Any]) -> bool:

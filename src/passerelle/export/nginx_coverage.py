@@ -48,7 +48,10 @@ _ONE_VERSION = NotApplicable("no export is made of a file with versions: it woul
 IN_PLACE = Coverage(
     {
         # The file.
-        **_all(_YES, "Config.listen", "Config.tls", "Config.workers", "Config.access_log", "Config.trusted_proxies"),
+        **_all(_YES, "Config.listen", "Config.tls", "Config.workers", "Config.trusted_proxies"),
+        "Config.access_log": Exported("journald, and syslog over TCP, are losses: the log goes to standard output"),
+        "Config.access_log_format": Exported("nginx writes `combined`; another format is a loss"),
+        **_all(_YES, "Config.user", "Config.group"),
         **_all(_YES, "Config.request_id_in_responses", "Config.limits", "Config.security_headers", "Config.cache"),
         **_all(_YES, "Config.services", "Config.routes"),
         **_all(_PLACED, "Config.include", "Config.profiles", "Config.defaults"),
@@ -201,6 +204,7 @@ IN_PLACE = Coverage(
         "Route.forward_auth": Lost("the export responds 501; auth_request of nginx is the nearest"),
         "Route.identity_token": Lost("nginx signs no tokens; the export responds 501"),
         "Route.cors": Lost("write the fields of CORS with add_header; without them, browsers refuse the responses"),
+        "Route.log": Exported("`errors` is a loss"),
         "Route.encoded_slashes": Exported("`keep` is a loss: the export refuses paths with %2F"),
         "Route.hedge": Lost("nginx sends a request to one instance at a time"),
         "Route.shadow": Lost("mirror of nginx sends requests, but compares no responses"),

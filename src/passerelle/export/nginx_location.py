@@ -68,6 +68,10 @@ class LocationWriter:
     def write(self, out: Writer, item: RouteExport, lose: Lose, lose_service: Callable[[ServiceExport], Lose]) -> None:
         """Write what a location does with the requests of a route."""
         route = item.route
+        if route.log == "off":
+            out.add("access_log", "off")
+        elif route.log == "errors":
+            lose("log", why="nginx logs all requests of the route; access_log with a condition is the nearest")
         if is_closed(route):
             if route.is_action and not any(getattr(route, key) for key in _GUARDS):
                 key = "clients" if route.clients is not None else "rate_limit"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from pathlib import Path
 
+from passerelle.config.models.access_log import split_target
 from passerelle.config.models.addresses import Address
 from passerelle.config.problems import Finding
 from passerelle.errors import TABLE
@@ -34,6 +36,7 @@ from passerelle.export.nginx_writer import (
     write_upgrade,
 )
 from passerelle.export.passed_address import lost_address
+from passerelle.system.ports import join
 
 _ERROR_PAGE = "/_passerelle_error_"  # the location of a page
 _ERRORS = sorted({status for status, _, _ in TABLE.values() if status != 499})
@@ -91,7 +94,7 @@ class _Export:
         write_main(out, self.deployment, str(self.config.workers))
         with out.block("http"):
             write_limits(out, self.deployment)
-            out.add("access_log", self._log())
+            out.add("access_log", self._log(), *self._log_format())
             self._write_shared(out)
             for service in self.deployment.services:
                 out.gap()
@@ -101,9 +104,30 @@ class _Export:
 
     def _log(self) -> str:
         log = self.config.access_log
-        if isinstance(log, str):
-            return "/dev/stdout" if log == "stdout" else log
-        return word(self.deployment.path(log))
+        if isinstance(log, Path):
+            return word(self.deployment.path(log))
+        if log in ("stdout", "stderr"):
+            return f"/dev/{log}"
+        if log == "off":
+            return log
+        kind, host, port = split_target(log)
+        if kind in ("udp", "unix"):
+            return f"syslog:server={join(host, port) if kind == 'udp' else f'unix:{host}'}"
+        self._lose_log(
+            "access_log", "nginx sends it over UDP or to a socket of syslog only; it goes to standard output"
+        )
+        return "/dev/stdout"
+
+    def _log_format(self) -> Sequence[str]:
+        name = self.config.access_log_format
+        if "access_log_format" not in self.config.model_fields_set or self.config.access_log == "off":
+            return ()
+        if name != "combined":
+            self._lose_log("access_log_format", "nginx writes `combined`; write a log_format for another one")
+        return ("combined",)
+
+    def _lose_log(self, key: str, why: str) -> None:
+        self.add_loss(Finding((key,), why, at_key=True))
 
     def _write_shared(self, out: Writer) -> None:
         """Write what all servers share: variables, zones, the cache."""

@@ -59,6 +59,8 @@ def write_main(out: Writer, deployment: Deployment, workers: str) -> None:
     out.comment(deployment.header)
     # nginx counts connections to instances as well.
     connections = 2 * deployment.config.limits.connections
+    if deployment.config.user is not None:
+        out.add("user", deployment.config.user, *filter(None, (deployment.config.group,)))
     out.add("worker_processes", workers)
     out.add("worker_rlimit_nofile", str(connections + _OTHER_FILES))
     out.gap()

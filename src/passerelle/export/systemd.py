@@ -21,6 +21,8 @@ COVERAGE = Coverage(
         "Listener.address": Exported("`systemd:name` is a loss: its socket unit has the address"),
         "Listener.mode": Exported("a loss if Unix sockets have different permissions"),
         "Config.access_log": Exported(),
+        "Config.user": Exported("a loss if it is not that of `--user`: the unit starts passerelle as that user"),
+        "Config.group": Exported(),
         "Config.limits": Exported(),
         "Limits.connections": Exported(),
         "Config.keys": Exported(),
@@ -76,6 +78,8 @@ def export(deployment: Deployment, program: str, user: str) -> tuple[str, Sequen
     ``program`` is the absolute path of passerelle, ``user`` runs it.
     """
     losses = list(COVERAGE.losses(deployment.config))
+    if deployment.config.user not in (None, user):
+        losses.append(Finding(("user",), f"the unit starts passerelle as {user}; see --user", at_key=True))
     why = "a unit of systemd has no paths with quotes or backslashes; the folder is not writable"
     losses += [Finding(loc, why) for loc, folder in _written(deployment) if not is_allowed(folder)]
     losses += _lost_sockets(deployment.config.listen)
@@ -162,6 +166,8 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
     yield "Restart=on-failure"
     yield "RestartSec=1"
     yield f"User={user}"
+    if config.group is not None:
+        yield f"Group={config.group}"
     yield f"WorkingDirectory={_path(os.fspath(deployment.folder))}"
     if deployment.variables:
         yield f"# Lines NAME=VALUE, readable by root only, for: {', '.join(deployment.variables)}"

@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from pathlib import Path
 from secrets import token_bytes
 from typing import Any
 
@@ -21,6 +20,7 @@ from passerelle.balancing.instance import Instance
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.errors import Failure
+from passerelle.gateway.assembly.access_log import Sink, open_access_log
 from passerelle.gateway.assembly.actions import error_pages
 from passerelle.gateway.assembly.caching import evict_changed_routes, open_cache
 from passerelle.gateway.assembly.certificates import Certificates
@@ -56,7 +56,6 @@ from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.server.descriptor_limit import DescriptorLimit
 from passerelle.http1.server.listener import Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
-from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import Metrics, no_cache
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
@@ -93,15 +92,16 @@ logger = logging.getLogger("passerelle")
 class Gateway:
     """One worker. All of it runs on the event loop in which :meth:`start` is awaited."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, stderr: int = 2) -> None:
         self._config = config
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.metrics = Metrics()
         self._deadlines: dict[float, DeadlineQueue] = {}
-        destination = config.access_log
-        self._sink = None if destination == "off" else LogSink(None if destination == "stdout" else Path(destination))
-        self._log = AccessLog(self._sink.put, self.loop.call_later) if self._sink is not None else None
-        if self._sink is not None:
+        self._sink: Sink | None = None
+        self._log: AccessLog | None = None
+        if (opened := open_access_log(config, stderr)) is not None:
+            self._sink, put = opened
+            self._log = AccessLog(put, self.loop.call_later)
             self.metrics.access_log = self._sink.counts
         self.clock = Clock()
         self._health: PassiveHealth | None = PassiveHealth(self.loop.time)
@@ -223,8 +223,8 @@ class Gateway:
 
         Services that remain keep the connections, counters and health of their instances. ``instances`` are those of
         each service; without it, services have the instances that the configuration names. For ``splits`` see
-        :meth:`set_splits`. An error leaves everything unchanged. ``admin``, ``workers`` and ``access_log`` are
-        ignored. If ``listen`` has changed, :meth:`listen` is to be called next.
+        :meth:`set_splits`. An error leaves everything unchanged. ``admin``, ``workers``, ``access_log`` and
+        ``access_log_format`` are ignored. If ``listen`` has changed, :meth:`listen` is to be called next.
         """
         before = self._config
         certificates = Certificates(config, self._certificates)
@@ -549,8 +549,10 @@ class Gateway:
         elif self._health_listener is not None:
             self._health_listener(event, service, instance)
 
-    def _route_log(self, route: str, service: str | None) -> RouteLog | None:
-        return self._log.route(route, service) if self._log is not None else None
+    def _route_log(self, route: str, service: str | None, which: str = "all") -> RouteLog | None:
+        if self._log is None or which == "off":
+            return None
+        return self._log.route(route, service, errors_only=which == "errors")
 
     # ---- time
 

@@ -80,9 +80,9 @@ class AccessLog:
         self._who: dict[tuple[bytes, bytes, bytes, bytes], bytes] = {}
         self._consumers: dict[str, bytes] = {}
 
-    def route(self, route: str, service: str | None) -> RouteLog:
+    def route(self, route: str, service: str | None, *, errors_only: bool = False) -> RouteLog:
         """Return the writer for one route; ``service`` is None for a route that is not served by a single service."""
-        return RouteLog(self, route, service)
+        return (ErrorLog if errors_only else RouteLog)(self, route, service)
 
     def flush(self) -> None:
         """Pass on all collected lines."""
@@ -245,6 +245,56 @@ class RouteLog:
         made = _WHAT.format(status, attempts, *named).encode("ascii")
         self._what[status, attempts, instance, cache] = made
         return made
+
+
+class ErrorLog(RouteLog):
+    """Writes the lines of the requests of one route that have failed, or whose response has a status of at least 400.
+
+    See :class:`RouteLog` for the arguments.
+    """
+
+    __slots__ = ()
+
+    def add(
+        self,
+        request_id: bytes,
+        client: bytes,
+        method: bytes,
+        target: bytes,
+        host: bytes,
+        user_agent: bytes,
+        status: int,
+        bytes_in: int,
+        bytes_out: int,
+        seconds: float,
+        upstream_seconds: float,
+        attempts: int,
+        instance: str | None,
+        failure: Failure | None = None,
+        cache: str | None = None,
+        consumer: str | None = None,
+        extra: bytes = b"",
+    ) -> None:
+        """Log the request if it is an error."""
+        if status >= 400 or failure is not None:
+            sizes, times = (bytes_in, bytes_out), (seconds, upstream_seconds)
+            who = (request_id, client, method, target, host, user_agent)
+            super().add(*who, status, *sizes, *times, attempts, instance, failure, cache, consumer, extra)
+
+    def add_hit(
+        self,
+        request_id: bytes,
+        client: bytes,
+        target: bytes,
+        host: bytes,
+        user_agent: bytes,
+        status: int,
+        bytes_out: int,
+        seconds: float,
+    ) -> None:
+        """Log the hit if its status is an error: such responses are stored as well."""
+        if status >= 400:
+            super().add_hit(request_id, client, target, host, user_agent, status, bytes_out, seconds)
 
 
 def escape(value: bytes) -> bytes:

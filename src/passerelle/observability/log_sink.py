@@ -1,4 +1,4 @@
-"""Destination of access log lines: a file or standard output.
+"""Destination of access log lines: a file, standard output or standard error.
 
 No request waits for a log that is in trouble. A disk may be full or slow; a pipe may be closed, or its reader may have
 stopped reading. Lines then accumulate up to a limit, further lines are dropped and counted, and writing is retried in a
@@ -42,7 +42,7 @@ _STDOUT = 1
 
 
 class LogSink:
-    """Writes batches of lines to a file (opened for appending, created with mode 0640) or, for None, to stdout.
+    """Writes batches of lines to a file (opened for appending, created with mode 0640) or, for None, to ``fd``.
 
     Raises OSError if the file cannot be opened. ``put``, ``reopen``, ``counts`` and ``close`` must be called from one
     thread, the event loop's. ``warn`` is called in the sink's own thread with one sentence, at most once a minute.
@@ -53,16 +53,18 @@ class LogSink:
         self,
         path: Path | None,
         *,
+        fd: int = _STDOUT,
         limit: int = LIMIT_BYTES,
         warn: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         retry: float = _RETRY_SECONDS,
     ) -> None:
         self._path = path
-        self._fd = _own_stdout() if path is None else _open(path)
+        self._inherited = fd  # of this process, and perhaps of others: not closed, nor made non-blocking
+        self._fd = _own_stream(fd) if path is None else _open(path)
         self._regular, self._pipe = _kind(self._fd)
         self._limit = limit
-        self._warn = warn or _to_stderr
+        self._warn = warn or to_stderr
         self._clock = clock
         self._retry = retry
         self._quiet_until = float("-inf")
@@ -91,7 +93,7 @@ class LogSink:
         if self._closing or waiting + size > self._limit:
             self._refused_lines += len(lines)
             return
-        at_once = self._regular or (self._pipe and self._fd != _STDOUT)
+        at_once = self._regular or (self._pipe and self._fd != self._inherited)
         if at_once and not waiting and not self._reopening:  # the thread is idle and does not use the file
             lines = self._write_at_once(lines)
             if not lines:
@@ -158,7 +160,7 @@ class LogSink:
                 self._reopen()
             if self._closing and self._queue.empty():
                 break
-        if self._fd != _STDOUT:
+        if self._fd != self._inherited:
             os.close(self._fd)
 
     def _write(self, lines: list[bytes]) -> None:
@@ -234,7 +236,8 @@ class LogSink:
             return False
         self._quiet_until = now + _WARN_SECONDS
         dropped = self._refused_lines + self._lost_lines
-        self._warn(f"access log ({self._path or 'stdout'}): {what}; {dropped} lines dropped so far")
+        where = self._path or ("stdout" if self._inherited == _STDOUT else "stderr")
+        self._warn(f"access log ({where}): {what}; {dropped} lines dropped so far")
         return True
 
 
@@ -243,12 +246,12 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
 
 
-def _own_stdout() -> int:
-    """Return standard output; a pipe is opened once more, if permitted, to get a separate non-blocking descriptor."""
-    if stat.S_ISFIFO(os.fstat(_STDOUT).st_mode):
+def _own_stream(fd: int) -> int:
+    """Return ``fd``; a pipe is opened once more, if permitted, to get a separate non-blocking descriptor."""
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
         with suppress(OSError):  # no /proc, or a pipe of another user
-            return os.open(f"/proc/self/fd/{_STDOUT}", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    return _STDOUT
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return fd
 
 
 def _kind(fd: int) -> tuple[bool, bool]:
@@ -257,5 +260,6 @@ def _kind(fd: int) -> tuple[bool, bool]:
     return stat.S_ISREG(mode), stat.S_ISFIFO(mode)
 
 
-def _to_stderr(sentence: str) -> None:
+def to_stderr(sentence: str) -> None:
+    """Print a warning of a log to standard error."""
     print(f"passerelle: {sentence}", file=sys.stderr, flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +13,21 @@ from passerelle.config.loader import inspect_bytes
 from passerelle.config.models.config import Config
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.file_watch import watch
+from passerelle.supervisor.identity import dropped_to
 
 # Keys that a reload does not change, because they belong to sockets and processes.
-FIXED = ("admin", "workers", "access_log")
+FIXED = ("admin", "workers", "access_log", "access_log_format", "user", "group")
+
+
+_DENIED = os.strerror(errno.EACCES).lower()
+
+
+def _why(denied: bool) -> list[str]:
+    """Explain why a file that was read at the start is not readable now: root has read it."""
+    user = dropped_to()
+    if not denied or user is None:
+        return []
+    return [f"the gateway runs as {user} since its start as root; a restart reads files that only root can read"]
 
 
 class Candidate(NamedTuple):
@@ -56,11 +70,14 @@ class ActiveConfig:
         try:
             data = self._path.read_bytes()
         except OSError as error:
-            raise ChangeRefused(f"cannot read {self.file}: {error.strerror}") from error
+            raise ChangeRefused(
+                f"cannot read {self.file}: {error.strerror}", *_why(error.errno == errno.EACCES)
+            ) from error
         report = inspect_bytes(data, self.file, folder=Path(self.file).parent)
         self.included = report.included
         if report.config is None:
-            raise ChangeRefused(*map(str, report.errors))
+            listed = [str(problem) for problem in report.errors]
+            raise ChangeRefused(*listed, *_why(any(_DENIED in text.lower() for text in listed)))
         found = report.config
         fixed = (*FIXED, "listen") if "listen" in self._overrides else FIXED
         differing = [key for key in fixed if getattr(found, key) != getattr(self.config, key)]

@@ -20,6 +20,7 @@ from passerelle.observability.events import KINDS, EventLog
 from passerelle.observability.metrics import Snapshot, merge, with_instances_of
 from passerelle.supervisor.active_config import ActiveConfig
 from passerelle.supervisor.errors import ChangeRefused
+from passerelle.supervisor.identity import Identity
 from passerelle.supervisor.instance_admin import DRAIN_LIMIT
 from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.listeners import Listeners
@@ -57,6 +58,7 @@ class Setup:
     reload_code: bool = False  # restart the instances of applications whenever their files change
     passed: PassedSockets = field(default_factory=PassedSockets)  # by systemd
     notifier: Notifier = field(default_factory=Notifier)
+    identity: Identity | None = None  # what to drop to once the ports are bound
 
 
 class Fleet:
@@ -188,6 +190,7 @@ class Fleet:
                 self.clock,
             )
             worker.siblings = self.workers
+            worker.logs_to_stderr = self.active.config.access_log == "stderr"
             worker.splits = self.splits.settings
             worker.on_report = self._record_report
             self.workers.append(worker)

@@ -22,12 +22,18 @@ from pathlib import Path
 from passerelle.system import linux
 
 FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})
+DROP = signal.SIGRTMIN
+"""The signal by which the supervisor announces that it drops to another user."""
+_DROP_LIMIT = 2.0  # seconds for which the reaper waits until the supervisor has dropped
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL for processes that the supervisor has left behind
 _GIVE_UP = 5.0  # seconds after SIGKILL until a process in an uninterruptible wait is given up
 
 
-def fork_reaper() -> None:
-    """Fork. Returns in the child, which becomes the supervisor; the current process becomes the reaper."""
+def fork_reaper(account: tuple[int, int] | None = None) -> None:
+    """Fork. Returns in the child, which becomes the supervisor; the current process becomes the reaper.
+
+    ``account`` is the user and the group that the supervisor will drop to, and the reaper with it.
+    """
     linux.become_subreaper()
     reaper = os.getpid()
     sys.stdout.flush()
@@ -39,25 +45,29 @@ def fork_reaper() -> None:
         # Allows writing to the terminal from outside its foreground process group.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD, DROP})
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     # -S: without site-packages, which the reaper does not need; -P: without modules of the working directory.
-    argv = [sys.executable, "-S", "-P", "-m", "passerelle.supervisor.reaper", str(child)]
+    argv = [sys.executable, "-S", "-P", "-m", "passerelle.supervisor.reaper", str(child), *map(str, account or ())]
     os.execve(sys.executable, argv, {**os.environ, "PYTHONPATH": paths})  # noqa: S606
 
 
-def forward_signals(supervisor: int) -> int:
+def forward_signals(supervisor: int, account: tuple[int, int] | None = None) -> int:
     """Forward signals to ``supervisor`` (a child of this process) until it has ended, then end what it has left.
 
-    Returns the exit code. All of :data:`FORWARDED` and SIGCHLD must be blocked.
+    Returns the exit code. All of :data:`FORWARDED`, SIGCHLD and :data:`DROP` must be blocked. At :data:`DROP`, which
+    the supervisor sends once, this process drops to the user and the group of ``account``.
     """
-    signals = FORWARDED | {signal.SIGCHLD}
+    signals = FORWARDED | {signal.SIGCHLD, DROP}
     if linux.hangup_is_ignored():
         signals -= {signal.SIGHUP}
     while (status := _reap(supervisor)) is None:
         number = signal.sigwait(signals)
-        if number != signal.SIGCHLD:
+        if number == DROP:
+            if account is not None:
+                _follow_drop(supervisor, *account)
+        elif number != signal.SIGCHLD:
             os.kill(supervisor, number)  # safe: the supervisor is a zombie at worst, because only _reap reaps it
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
@@ -66,6 +76,17 @@ def forward_signals(supervisor: int) -> int:
         os.write(2, text.encode())
     end_all(_GRACE)
     return 128 - code if code < 0 else code
+
+
+def _follow_drop(supervisor: int, uid: int, gid: int) -> None:
+    """Drop as soon as ``supervisor`` has: until then, only root can signal it."""
+    deadline = time.monotonic() + _DROP_LIMIT
+    while time.monotonic() < deadline and linux.owner(supervisor) == 0:
+        time.sleep(0.01)
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    linux.allow_own_proc()
 
 
 def end_all(grace: float) -> None:
@@ -110,4 +131,5 @@ def _has_children() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(forward_signals(int(sys.argv[1])))
+    _supervisor, *_account = map(int, sys.argv[1:])
+    sys.exit(forward_signals(_supervisor, (_account[0], _account[1]) if _account else None))

@@ -33,6 +33,7 @@ from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.certificate_orders import CertificateOrders
 from passerelle.supervisor.errors import ChangeRefused
+from passerelle.supervisor.identity import drop, wanted_identity
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.listeners import Listeners
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
@@ -372,6 +373,10 @@ async def serve(
     except ports.PortTaken as error:
         listeners.close()
         raise CannotStart(str(error)) from error
+    identity = wanted_identity(config)
+    if identity is not None:
+        config = drop(identity, config, Path(file).parent)
+        _log(f"running as the user {identity.name}")
     gateway = build(config)
     notifier = notifier or Notifier()
     active = ActiveConfig(config, text, file, Path(file), overrides)

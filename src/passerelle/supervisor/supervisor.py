@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from passerelle import __version__
 from passerelle.acme.challenge import Pending
 from passerelle.config.models.config import Config
+from passerelle.errors import CannotStart
 from passerelle.observability.events import Event
 from passerelle.observability.metrics import Snapshot
 from passerelle.supervisor import status
@@ -26,6 +27,7 @@ from passerelle.supervisor.certificate_orders import CertificateOrders
 from passerelle.supervisor.code_watch import CodeWatch
 from passerelle.supervisor.fleet import Fleet, Member, Setup
 from passerelle.supervisor.fleet_live import FleetLive
+from passerelle.supervisor.identity import drop_all
 from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.live_sampler import LiveSampler
 from passerelle.supervisor.maintenance import Maintenance
@@ -67,6 +69,7 @@ class Supervisor:
     ) -> None:
         self._report = report
         self._follow = setup.follow
+        self._identity = setup.identity
         self._clock = clock
         self._start_limit = start_limit
         self._grace = grace
@@ -127,6 +130,11 @@ class Supervisor:
             fleet.listeners.close()
             self._report.log(str(error))
             return 1
+        try:
+            self._drop()
+        except CannotStart as error:
+            self._report.log(str(error))
+            return 1
         await fleet.catalog.prepare(fleet.config)
         fleet.catalog.adopt(fleet.config)
         for service in fleet.services.values():
@@ -181,6 +189,15 @@ class Supervisor:
         if config.admin is not None:
             address = config.admin.listen
             self._admin = Admin(ports.for_admin(address.host, address.port), self, config.admin)
+
+    def _drop(self) -> None:
+        """Drop to the user of the file, if it names one."""
+        identity, active = self._identity, self.fleet.active
+        if identity is not None:
+            active.config = drop_all(identity, active.config, self.fleet.folder)
+            for name, service in active.config.services.items():
+                self.fleet.services[name].configure(service)
+            self._report.log(f"running as the user {identity.name}")
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

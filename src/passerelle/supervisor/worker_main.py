@@ -180,13 +180,13 @@ class WorkerOperations:
         self._stop.requested.set()
 
 
-def build(config: Config) -> Gateway:
-    """Build the gateway of ``config``.
+def build(config: Config, stderr: int = 2) -> Gateway:
+    """Build the gateway of ``config``; ``stderr`` is the descriptor of ``access_log: stderr``.
 
     :raises CannotStart: if the access log, or a file that guards need, cannot be opened.
     """
     try:
-        return Gateway(config)
+        return Gateway(config, stderr)
     except OSError as error:
         raise CannotStart(f"access_log: cannot open {error.filename}: {error.strerror}") from error
 
@@ -216,11 +216,11 @@ def _texts(octets: Sequence[bytes]) -> list[str]:
     return [each.decode("latin-1") for each in octets]
 
 
-async def serve(config: Config, control_fd: int, sockets: ReceivedSockets) -> int:
+async def serve(config: Config, control_fd: int, sockets: ReceivedSockets, stderr: int = 2) -> int:
     """Serve under the control of the supervisor, until it requests a stop or is gone. Returns the exit code."""
     stop = StopRequest()
     stop.listen()
-    gateway = build(config)
+    gateway = build(config, stderr)
     streams = await control_channel.open_channel(socket.socket(fileno=control_fd))
     operations = WorkerOperations(gateway, sockets, stop)
     server = operations.server = control_channel.ControlServer(*streams, operations.table)
@@ -250,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fd", action="append", default=[], metavar="KEY:N", help="bound socket, with its key")
     parser.add_argument("--sockets-fd", type=int, required=True, help="where further sockets are received")
+    parser.add_argument("--log-fd", type=int, default=2, help="standard error of the supervisor, for the access log")
     parser.add_argument("--config-fd", type=int, required=True, help="file descriptor with the packed configuration")
     options = parser.parse_args(arguments)
     startup.reset_signals()
@@ -259,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = unpack(file.read())
     pairs = (word.split(":") for word in options.listen_fd)
     given = {int(key): int(descriptor) for key, descriptor in pairs}
-    return run(serve(config, options.control_fd, ReceivedSockets(given, options.sockets_fd)))
+    return run(serve(config, options.control_fd, ReceivedSockets(given, options.sockets_fd), options.log_fd))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 from passerelle.gateway.endpoints import BoundSocket
 from passerelle.observability.metrics import Snapshot, merge, retired, with_instances_of
 from passerelle.supervisor import control_channel
+from passerelle.supervisor.identity import KEPT
 from passerelle.supervisor.live_sampler import Reading
 from passerelle.supervisor.process import Process, StartFailed
 from passerelle.supervisor.restart_backoff import Backoff
@@ -65,6 +66,7 @@ class WorkerProcess(SupervisedProcess):
         self.splits: Callable[[], dict[str, Any]] = dict
         self.maintenance: frozenset[str] | None = frozenset()  # the labels of the routes in maintenance; None for all
         self.challenges: Sequence[Mapping[str, str]] = ()  # those of orders for certificates that are pending
+        self.logs_to_stderr = False  # whether the access log goes to standard error of this process
         self._live: asyncio.Task[Reading | None] | None = None  # the request for a reading in flight
         self._live_was_lost = True  # the last reading was lost, so that the next one must be complete
         self._snapshot: Snapshot | None = None  # the last snapshot of the current process
@@ -98,12 +100,16 @@ class WorkerProcess(SupervisedProcess):
         return process
 
     def _spawn_with(self, control: socket.socket, receiving: socket.socket) -> Process:
-        with open(os.memfd_create("configuration"), "wb") as config:
+        with contextlib.ExitStack() as opened:
+            config = opened.enter_context(open(os.memfd_create("configuration"), "wb"))
             config.write(self._config.encode())
             config.flush()
             sources = (("--control-fd", control), ("--sockets-fd", receiving), ("--config-fd", config))
             words = [(option, f"{source.fileno()}") for option, source in sources]
             words += [("--listen-fd", f"{key}:{sock.fileno()}") for _, key, sock in self.sockets]
+            if self.logs_to_stderr:
+                words.append(("--log-fd", f"{os.dup(2)}"))
+                opened.callback(os.close, int(words[-1][1]))
             # -P: no module of the current folder in the place of one of Python's or ours.
             argv = [sys.executable, "-P", "-m", self._program, self._file]
             argv += [word for pair in words for word in pair]
@@ -112,7 +118,7 @@ class WorkerProcess(SupervisedProcess):
                 argv,
                 on_line=lambda line: self._write(self.name, line),
                 on_raw=self._write_raw,
-                pass_fds=tuple(int(value.rpartition(":")[2]) for _, value in words),
+                pass_fds=(*(int(value.rpartition(":")[2]) for _, value in words), *KEPT),
             )
 
     async def _watch(self, process: Process) -> str:

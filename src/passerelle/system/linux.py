@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
+_PR_GET_PDEATHSIG = 2
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 
 # <linux/sockios.h>
@@ -38,6 +40,27 @@ def die_with_parent(parent: int, sig: signal.Signals) -> None:
     _prctl(_PR_SET_PDEATHSIG, sig)
     if os.getppid() != parent:
         os.kill(os.getpid(), sig)
+
+
+def parent_death_signal() -> int:
+    """Return the signal that this process gets at the end of its parent, or 0."""
+    found = ctypes.c_int(0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_GET_PDEATHSIG, ctypes.byref(found), 0, 0, 0)
+    return found.value
+
+
+def allow_own_proc() -> None:
+    """Give /proc/self back to the user of this process, after a change of the user has made it root's."""
+    _prctl(_PR_SET_DUMPABLE, 1)
+
+
+def owner(pid: int) -> int | None:
+    """Return the user of a process; None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return next(int(line.split()[2]) for line in file if line.startswith(b"Uid:"))  # the effective one
+    except (OSError, StopIteration):
+        return None
 
 
 def become_subreaper() -> None:

@@ -19,6 +19,7 @@ from passerelle.config.checks import balance
 from passerelle.config.checks.actions import action_errors, action_warnings
 from passerelle.config.checks.alerts import alert_errors
 from passerelle.config.checks.files import (
+    account_errors,
     folder_errors,
     list_warnings,
     log_errors,
@@ -107,6 +108,7 @@ class PartialConfig:
     alerts: AlertSettings | None
     log: Path | None
     pages: Mapping[str, Path]
+    account: tuple[str | None, str | None] = (None, None)
 
     @classmethod
     def of(cls, config: Config) -> PartialConfig:
@@ -115,7 +117,7 @@ class PartialConfig:
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
         credentials = (config.jwt, config.tls, config.sessions, config.keys, config.basic, config.oidc)
-        of_file = (*credentials, config.identity_token, config.alerts, log, config.errors)
+        of_file = (*credentials, config.identity_token, config.alerts, log, config.errors, (config.user, config.group))
         return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
@@ -172,6 +174,7 @@ def _hosts(routes: Sequence[PartialRoute]) -> Iterator[tuple[Loc, str]]:
 
 def _files(partial: PartialConfig) -> Iterator[Finding]:
     """Check the files that a start reads or writes, except certificates."""
+    yield from account_errors(*partial.account)
     if partial.log is not None:
         yield from log_errors(partial.log)
     yield from page_errors(partial.pages)

@@ -6,7 +6,9 @@ their content.
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +28,18 @@ def unreadable(loc: Loc, path: Path) -> Finding | None:
             return None
     except OSError as error:
         return Finding(loc, f"cannot read {path}: {error.strerror}", here=True)
+
+
+def account_errors(user: str | None, group: str | None) -> Iterator[Finding]:
+    """Check ``user`` and ``group``."""
+    if group is not None and user is None:
+        yield Finding(("group",), f"found {group} without user; set user as well", at_key=True)
+    for key, name, find in (("user", user, pwd.getpwnam), ("group", group, grp.getgrnam)):
+        if name is not None:
+            try:
+                find(name)
+            except KeyError:
+                yield Finding((key,), f"found {name!r}; there is no such {key} on this machine", here=True)
 
 
 def log_errors(path: Path) -> Iterator[Finding]:

@@ -169,7 +169,8 @@ class Static(Model):
     ] = Field(
         default=(),
         min_length=1,
-        description="Codings in which files lie beside the plain ones (`.br`, `.zst`, `.gz`), in order of preference.",
+        description="Codings of the compressed files beside the plain ones (`.br`, `.zst`, `.gz`), in order of "
+        "preference.",
     )
 
     @model_validator(mode="before")

@@ -92,7 +92,7 @@ class Alert(Model):
         description="The time that is judged, at most `1h`; by default `1m`, with `restarts` `10m`.",
     )
     requests: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
-        default=10, description="Fewer requests in the window have no `error_rate`."
+        default=10, description="With fewer requests than this in the window, `error_rate` does not fire."
     )
     route: Annotated[Text, Takes("name of a route, as in metrics")] | None = Field(
         default=None, description="The route; without `route` and `service`, all requests count."

@@ -43,7 +43,8 @@ class RouteCache(Model):
     """How the responses of a route, or of a part of a composition, are cached. `{}` applies RFC 9111 alone."""
 
     ttl: Duration | None = Field(
-        default=None, description="Lifetime from the arrival of a response, in place of its own, for `statuses`."
+        default=None,
+        description="Lifetime of responses with one of the `statuses`, from their arrival, in place of their own.",
     )
     statuses: tuple[Annotated[int, WholeNumber(200, 599)], ...] | None = Field(
         default=None,

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from passerelle.config.models import instance_source
+from passerelle.config.models.access_log import AccessLog, LogFormat
 from passerelle.config.models.actions import Redirect, Respond, Static
 from passerelle.config.models.addresses import Address, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
@@ -68,13 +69,13 @@ from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
 from passerelle.config.models.tracing import Tracing
 from passerelle.config.models.units import Duration, DurationOrOff, Percent
 from passerelle.config.models.values import (
-    AccessLog,
     File,
     Method,
     Name,
     PatternText,
     RouteHost,
     ServiceName,
+    SystemName,
     TemplateText,
     Text,
     WholeNumber,
@@ -175,7 +176,7 @@ class Service(instance_source.InstanceSource):
     )
     split_by: SplitUsers | None = Field(
         default=None,
-        description="What a user of the versions is, as `by` of a [`split`](#split). With `versions` only.",
+        description="What identifies a user of the versions, as `by` of a [`split`](#split). With `versions` only.",
     )
     health: Health | None = Field(
         default=None,
@@ -225,11 +226,11 @@ class Service(instance_source.InstanceSource):
     )
     max_tunnels: Annotated[int, WholeNumber(0, 100_000)] = Field(
         default=1024,
-        description="Maximum number of tunnels (WebSockets) of the service, per worker. Beyond: 503.",
+        description="Maximum number of tunnels (WebSockets) of the service, per worker. Beyond it: 503.",
     )
     max_waiting: Annotated[int, WholeNumber(0, 100_000)] = Field(
         default=256,
-        description="Maximum number of requests that wait for a connection, per instance and worker. Beyond: 503.",
+        description="Maximum number of requests that wait for a connection, per instance and worker. Beyond it: 503.",
     )
     client_share: Percent = Field(
         default=0.5,
@@ -508,14 +509,25 @@ class Config(Model):
         default=1, description="Number of gateway processes that share the listener."
     )
     access_log: AccessLog = Field(
-        default="stdout", description="Destination of the access log: `stdout`, `off` or a path."
+        default="stdout",
+        description="Destination of the access log: `stdout`, `stderr`, `off`, a path, a syslog server or journald.",
+    )
+    access_log_format: LogFormat = Field(
+        default="json", description="Format of a line of the access log: a name, or a template with fields in braces."
+    )
+    user: SystemName | None = Field(
+        default=None,
+        description="The user that all processes run as; started by root, they drop to it when the ports are bound.",
+    )
+    group: SystemName | None = Field(
+        default=None, description="The group that all processes run as; by default that of `user`."
     )
     trusted_proxies: tuple[Network, ...] = Field(
         default=(), description="Address ranges of proxies whose `X-Forwarded-*` fields and `X-Request-Id` are trusted."
     )
     request_id_in_responses: bool = Field(
         default=False,
-        description="`true`: all responses, not only errors of the gateway, have the request id in `X-Request-Id`.",
+        description="`true`: the request id is in `X-Request-Id` of all responses, not only of errors of the gateway.",
     )
     tracing: Annotated[Tracing, Takes("[mapping](#tracing)")] | None = Field(
         default=None, description="Traces: which requests are recorded, and where their spans are sent."

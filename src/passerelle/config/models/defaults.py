@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from passerelle.config.models.access_log import RouteLog
 from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.forward_auth import ForwardAuth
@@ -29,7 +30,7 @@ class Defaults(Model):
     timeout: Duration = Field(
         default=30.0,
         description="Deadline of the request over all attempts, until the response begins; the time of an upload does "
-        "not count. Beyond: 504.",
+        "not count. Beyond it: 504.",
     )
     body: Limit | None = Field(
         default=None, description="Largest request body, or `unlimited`; by default `limits.body`."
@@ -42,13 +43,19 @@ class Defaults(Model):
     )
     stream_idle_timeout: DurationOrOff = Field(
         default=300.0,
-        description="Longest time in which nothing of a response body arrives, or `off`. Beyond: truncated.",
+        description="Longest time in which nothing of a response body arrives, or `off`. Beyond it, the response is "
+        "truncated.",
     )
     tunnel_idle_timeout: DurationOrOff = Field(
         default=3600.0, description="Longest time in which a tunnel (WebSocket) is silent in both directions, or `off`."
     )
     tell_deadline: bool = Field(
         default=False, description="`true`: services receive the remaining time in `Passerelle-Timeout-Ms`."
+    )
+    log: RouteLog = Field(
+        default="all",
+        description="Which requests have a line in the access log: `all`, those with `errors` (a status of 400 or "
+        "more, or a failure), or none (`off`).",
     )
     compress: Annotated[Compress, Takes("`true`, a list of codings, or [mapping](#compress)")] | None = Field(
         default=None, description="Which responses are compressed, `true` for the defaults; by default none."
@@ -81,5 +88,5 @@ class Defaults(Model):
         default=None, description="`true`: services receive the signed token of `identity_token`."
     )
     rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore, Takes("[limit](#rate_limit) or a list")] = Field(
-        default=(), description="One limit, or a list of limits that must all admit a request. Beyond: 429."
+        default=(), description="One limit, or a list of limits that must all admit a request. Beyond it: 429."
     )

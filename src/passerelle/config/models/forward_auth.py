@@ -51,5 +51,6 @@ class ForwardAuth(Model):
     cache_by: Annotated[tuple[Annotated[Text, AfterValidator(_by)], ...], OneOrMore] = Field(
         default=(),
         min_length=1,
-        description="What makes requests the same: `address`, `host`, `method`, `uri`, `header:NAME`; by default all.",
+        description="By which parts two requests are the same: `address`, `host`, `method`, `uri`, `header:NAME`; "
+        "by default all.",
     )

@@ -316,10 +316,10 @@ class SecurityHeaders(Model):
         default="max-age=31536000", description="`Strict-Transport-Security`, sent over TLS only, or `off`."
     )
     content_type_options: Annotated[Literal["nosniff", "off"], _OFF] = Field(
-        default="nosniff", description="`X-Content-Type-Options`."
+        default="nosniff", description="Value of `X-Content-Type-Options`."
     )
     frame_options: Annotated[Literal["DENY", "SAMEORIGIN", "off"], _OFF] = Field(
-        default="DENY", description="`X-Frame-Options`."
+        default="DENY", description="Value of `X-Frame-Options`."
     )
     referrer_policy: Annotated[
         Literal[
@@ -332,12 +332,12 @@ class SecurityHeaders(Model):
             "off",
         ],
         _OFF,
-    ] = Field(default="no-referrer", description="`Referrer-Policy`.")
+    ] = Field(default="no-referrer", description="Value of `Referrer-Policy`.")
     opener_policy: Annotated[
         Literal["same-origin", "same-origin-allow-popups", "noopener-allow-popups", "unsafe-none", "off"], _OFF
-    ] = Field(default="same-origin", description="`Cross-Origin-Opener-Policy`.")
+    ] = Field(default="same-origin", description="Value of `Cross-Origin-Opener-Policy`.")
     resource_policy: Annotated[Literal["same-origin", "same-site", "cross-origin", "off"], _OFF] = Field(
-        default="same-origin", description="`Cross-Origin-Resource-Policy`."
+        default="same-origin", description="Value of `Cross-Origin-Resource-Policy`."
     )
     content_security_policy: Annotated[Value, _OFF, Takes("text or `off`")] = Field(
         default="off", description="`Content-Security-Policy`, such as `frame-ancestors 'none'`, or `off`."

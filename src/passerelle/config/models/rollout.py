@@ -103,12 +103,15 @@ class Rollout(Model):
     )
     failures: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
         default=5,
-        description="So many failed requests of the new service end the rollout, if they are at least half of its "
+        description="Failed requests of the new service that end the rollout, if they are at least half of its "
         "requests.",
     )
     slower: Annotated[
         float, BeforeValidator(_ratio), WithJsonSchema({"type": "number", "minimum": 1.1}), Takes("number, 1.1 to 100")
-    ] = Field(default=1.5, description="A request is slow if it takes so many times the median of the old service.")
+    ] = Field(
+        default=1.5,
+        description="A request is slow if it takes more than this many times the median of the old service.",
+    )
 
     @model_validator(mode="after")
     def _grow(self) -> Rollout:

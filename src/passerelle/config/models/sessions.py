@@ -74,11 +74,12 @@ class Login(Model):
     service: ServiceName = Field(description="The service that verifies passwords.")
     path: PlainPath = Field(description="Path of the verification request, a `POST`; no route should lead to it.")
     attempts: Annotated[int, WholeNumber(1, 1000)] = Field(
-        default=5, description="Wrong passwords for one user name before further ones are refused. Beyond: 429."
+        default=5, description="Wrong passwords for one user name before further ones are refused. Beyond it: 429."
     )
     address_attempts: Annotated[int, WholeNumber(1, 100_000)] = Field(
         default=20,
-        description="Wrong passwords from one client address (IPv6: /64) before further ones are refused. Beyond: 429.",
+        description="Wrong passwords from one client address (IPv6: /64) before further ones are refused. Beyond "
+        "it: 429.",
     )
     forgiven: Duration = Field(
         default=180.0,

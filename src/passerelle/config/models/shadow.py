@@ -72,7 +72,7 @@ class Shadow(Model):
     methods: tuple[Method, ...] = Field(
         default=("GET", "HEAD"),
         min_length=1,
-        description="Methods of these requests. Others than safe ones must not change data that clients see.",
+        description="Methods of these requests. Methods other than safe ones must not change data that clients see.",
     )
     credentials: Flag = Field(
         default=False,
@@ -80,7 +80,7 @@ class Shadow(Model):
     )
     control: Percent = Field(
         default=0.1,
-        description="The share of them for which the service of the route is asked twice, to know which differences "
+        description="The share of them that the service of the route receives twice, to find which differences "
         "are noise. Safe methods only.",
     )
     timeout: Duration = Field(default=10.0, description="Time for a response of the second service.")

@@ -92,7 +92,8 @@ class Override(Model):
 
 
 class Split(Model):
-    """Splits the users of a route between its service and others. A user stays on a side while the weights do."""
+    """Splits the users of a route between its service and others. A user stays on one side as long as the weights
+    stay the same."""
 
     weights: Annotated[
         dict[Name, Annotated[int, WholeNumber(0, WHOLE)]], Takes("mapping of services to a number, 0 to 1000")

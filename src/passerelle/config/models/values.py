@@ -87,25 +87,6 @@ Store = Annotated[
 ]
 
 
-def parse_access_log(found: object, info: ValidationInfo) -> object:
-    """Parse ``stdout``, ``off`` or a path."""
-    if found in ("stdout", "off"):
-        return found
-    if found is False:
-        return "off"
-    try:
-        return parse_file(found, info)
-    except ValueError as error:
-        raise ValueError(f"{error}, stdout or off") from None
-
-
-AccessLog = Annotated[
-    Literal["stdout", "off"] | Path,
-    BeforeValidator(parse_access_log),
-    WithJsonSchema({"type": "string", "examples": ["stdout", "off", "var/access.log"]}),
-    Takes("`stdout`, `off` or a path"),
-]
-
 _APP = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\([^()]*\))?").fullmatch
 
 
@@ -291,3 +272,21 @@ def _name(text: str) -> str:
 Name = Annotated[Text, AfterValidator(_name), Takes("name", "names")]
 ServiceName = Annotated[Text, Takes("name of a service")]
 EnvName = Annotated[Text, AfterValidator(_env_name)]
+
+
+_SYSTEM_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?").fullmatch
+
+
+def parse_system_name(found: object) -> str:
+    """Parse the name of a user or group."""
+    if isinstance(found, str) and _SYSTEM_NAME(found):
+        return found
+    raise ValueError(f"found {describe(found)}; allowed is a name of this system, such as www-data")
+
+
+SystemName = Annotated[
+    str,
+    BeforeValidator(parse_system_name),
+    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?$"}),
+    Takes("name"),
+]

@@ -1,4 +1,7 @@
-"""Builds the plans of routes from the configuration."""
+"""Builds the plans of routes from the configuration.
+
+The file is longer than 400 lines because each kind of plan takes the same resources.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from math import inf
+from typing import Protocol
 
 import orjson
 
@@ -45,6 +49,13 @@ from passerelle.upstream.shadow import ShadowResults
 from passerelle.upstream.subrequest import Subrequest
 
 
+class MakeRouteLog(Protocol):
+    """Makes what writes the lines of a route."""
+
+    def __call__(self, route: str, service: str | None, which: str = "all") -> RouteLog | None:
+        """Return what writes the lines of ``all`` requests or of ``errors``; None for ``off``."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlanResources:
     """What plans are built from besides the configuration.
@@ -55,7 +66,7 @@ class PlanResources:
     services: Mapping[str, Service]
     deadlines: Callable[[float], DeadlineQueue]
     metrics: Callable[[str], RouteMetrics]
-    log: Callable[[str, str | None], RouteLog | None]
+    log: MakeRouteLog
     guards: GuardFactory
     cache: Cache | None
     era: object
@@ -92,7 +103,7 @@ def build_router(plans: Plans, maintenance: frozenset[str] | None) -> Router:
 def unmatched_plan(
     config: Config,
     metrics: Metrics,
-    log: Callable[[str, str | None], RouteLog | None],
+    log: MakeRouteLog,
     pages: ErrorPages | None,
 ) -> RoutePlan:
     """Build the plan of requests that match no route."""
@@ -106,7 +117,7 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
     limit = config.body_limit(route)
     body_limit = sys.maxsize if limit is None else limit
     metrics = resources.metrics(route.label)
-    log = resources.log(route.label, route.login.service if route.login is not None else route.service)
+    log = resources.log(route.label, route.login.service if route.login is not None else route.service, route.log)
     guards, names = resources.guards.for_route(route, metrics, _forward_auth_policy(config, route, resources))
     response_rules = response_header_rules(config, route)
     preflight = None
@@ -181,7 +192,7 @@ def _split(config: Config, route: Route, resources: PlanResources, split: Split,
         cache = plan.cache if split.shared_cache else apart(plan.cache, side, sides)
         plans[number,] = replace(
             plan,
-            log=resources.log(route.label, side),
+            log=resources.log(route.label, side, route.log),
             cache=cache,
             policy=resources.splits.counted(name, split, policy),
             invalidates=cache or plan.invalidates,
