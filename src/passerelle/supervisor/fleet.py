@@ -94,6 +94,7 @@ class Fleet:
         self.targets: list[ProbedTarget] = []
         self.workers: list[WorkerProcess] = []
         self.folder = setup.folder
+        self.on_worn: Callable[[InstanceProcess], None] = lambda instance: None  # see InstanceProcess
         self._on_fault = on_fault
         self._rng = rng
         self._start_limit = start_limit
@@ -157,6 +158,7 @@ class Fleet:
             self.clock,
             place,
         )
+        instance.on_worn = lambda worn: self.on_worn(worn)
         self.instances.append(instance)
         return instance
 
@@ -268,9 +270,13 @@ class Fleet:
         await asyncio.gather(*map(end, members))
 
     async def wait_until_drained(self, member: Member) -> None:
-        """Send ``member`` no new requests, and wait for those in flight, for at most :data:`DRAIN_LIMIT` seconds."""
+        """Send ``member`` no new requests, and wait for those in flight, for at most :data:`DRAIN_LIMIT` seconds.
+
+        A longer ``grace`` of an instance takes the place of the limit.
+        """
         member.service.drain(member.name)
-        deadline = self.clock() + DRAIN_LIMIT
+        grace = member.grace if isinstance(member, InstanceProcess) else None
+        deadline = self.clock() + max(DRAIN_LIMIT, grace or 0.0)
         while True:
             if not await self.in_flight(member) or self.clock() >= deadline:
                 return

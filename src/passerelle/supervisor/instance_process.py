@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import NoReturn
 
 from passerelle.appserver import main as appserver
 from passerelle.appserver import thread_stats
+from passerelle.appserver.options import ServerOptions
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.supervisor.process import Process, StartFailed
 from passerelle.supervisor.restart_backoff import Backoff
@@ -20,6 +22,11 @@ from passerelle.supervisor.supervised import ProcessEvents, ProcessState, Superv
 from passerelle.system import ports
 from passerelle.upstream.members import InstanceSpec
 
+_REASONS = {
+    appserver.STUCK: "has ended itself because all its threads were stuck",
+    appserver.HUNG: "has ended itself because all its threads were hung",
+}
+_WORN_POLL = 1.0  # seconds between two looks whether an instance has handled as many requests as it may
 _STATES = {state.value: state for state in (ProcessState.UP, ProcessState.EJECTED, ProcessState.DRAINING)}
 
 
@@ -47,6 +54,7 @@ class InstanceProcess(SupervisedProcess):
         self.service = service
         self.port = 0
         self.place = place
+        self.on_worn: Callable[[InstanceProcess], None] = lambda instance: None  # see _watch_worn
         self._folder = folder
         self._ports_in_use = ports_in_use
         self._write = write
@@ -62,6 +70,20 @@ class InstanceProcess(SupervisedProcess):
     def service_name(self) -> str:
         """The name of its service."""
         return self.service.name
+
+    @property
+    def grace(self) -> float | None:
+        """Seconds for its requests in flight when it is stopped; None for the default."""
+        return self.service.config.grace
+
+    async def stop(self, grace: float) -> None:
+        """Stop the process and everything it started, within about ``grace`` + 6 s, or its own :attr:`grace` + 7 s.
+
+        A ``grace`` of 0 ends it at once.
+        """
+        if self.grace is not None and grace > 0:
+            grace = self.grace + 1.0  # its own server ends with the grace, and with an exit code
+        await super().stop(grace)
 
     @property
     def address(self) -> str:
@@ -114,21 +136,33 @@ class InstanceProcess(SupervisedProcess):
     async def _watch(self, process: Process) -> NoReturn:
         spec = InstanceSpec(self.name, ports.LOOPBACK, self.port, place=f"{self.service.name}/{self.place}")
         self.service.add(spec)
-        await self.service.watch(spec, self._mark_up)
+        worn = asyncio.create_task(self._watch_worn()) if self.service.config.max_requests is not None else None
+        try:
+            await self.service.watch(spec, self._mark_up)
+        finally:
+            if worn is not None:
+                worn.cancel()
+
+    async def _watch_worn(self) -> None:
+        """Wait until the instance has handled as many requests as it may, and call :attr:`on_worn`."""
+        while True:
+            if self._stats_fd is not None and thread_stats.is_worn(self._stats_fd):
+                self.on_worn(self)
+                return
+            await asyncio.sleep(_WORN_POLL)
 
     def _on_end(self) -> None:
         self._close_stats()
         self.service.remove(self.name)
 
     def _exit_reason(self, code: int) -> str:
-        if self.service.config.app is not None and code == appserver.STUCK:
-            return "has ended itself because all its threads were stuck"
+        if self.service.config.app is not None and code in _REASONS:
+            return _REASONS[code]
         return super()._exit_reason(code)
 
 
 def command(config: ServiceConfig, port: int, stats_fd: int | None = None) -> list[str]:
     """Return the command line of an instance on ``port``: the application server, or ``run``."""
     if config.app is not None:
-        interface = config.interface or "auto"
-        return appserver.command(config.app, ports.LOOPBACK, port, interface, config.threads, stats_fd)
+        return appserver.command(config.app, ports.LOOPBACK, port, ServerOptions.of(config), stats_fd)
     return [word.replace("{port}", str(port)) for word in config.run or ()]

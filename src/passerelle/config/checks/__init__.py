@@ -47,6 +47,7 @@ from passerelle.config.checks.versions import version_alert_errors, version_erro
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.alerts import AlertSettings
+from passerelle.config.models.application import ONLY_WSGI
 from passerelle.config.models.base import given
 from passerelle.config.models.config import Config, Part, Route, RouteCache, Service, Version
 from passerelle.config.models.guards import Keys
@@ -248,8 +249,9 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
         yield Finding(
             (*loc, "run"), f"found no {{port}} in {found!r}; pass the port to the command, such as --port {{port}}"
         )
-    if service.threads is not None and service.interface == "asgi":
-        yield Finding((*loc, "threads"), "found together with interface: asgi; allowed with wsgi only")
+    for key in ONLY_WSGI if service.interface == "asgi" else ():
+        if getattr(service, key) is not None:
+            yield Finding((*loc, key), "found together with interface: asgi; allowed with wsgi only")
     if service.near is not None and service.zones is not None and service.near not in service.zones:
         zones = list(service.zones)
         yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")
