@@ -1,4 +1,4 @@
-"""Options of an instance, each in a process of its own: hung calls, a number of requests, a start hook, a Unix socket."""
+"""Options of an instance, in processes of their own: hung calls, a number of requests, a start hook, a Unix socket."""
 
 from __future__ import annotations
 
@@ -109,20 +109,20 @@ def start(tmp_path: Path) -> Iterator[type[Instance]]:
 
 def test_requests_of_a_hung_wsgi_instance_are_504_and_those_that_wait_may_be_retried(start) -> None:
     instance = start("wsgi", ServerOptions(threads=2, worker_timeout=1.0)).started()
-    with Client(instance.port) as one, Client(instance.port) as two, Client(instance.port) as get:
-        with Client(instance.port) as post:
-            for client, method in ((one, "GET"), (two, "POST")):
-                client.send(head(method, "/hang", length=0))
-                assert instance.output.readline() == "hangs\n"
-            get.send(head("GET", "/waits"))
-            post.send(head("POST", "/waits", length=0))
-            assert [each.read_response(within=LIMIT).status for each in (one, two, post)] == [504] * 3
-            with pytest.raises(Closed):
-                get.read_response(within=LIMIT)
+    with contextlib.ExitStack() as stack:
+        one, two, get, post = (stack.enter_context(Client(instance.port)) for _ in range(4))
+        for client, method in ((one, "GET"), (two, "POST")):
+            client.send(head(method, "/hang", length=0))
+            assert instance.output.readline() == "hangs\n"
+        get.send(head("GET", "/waits"))
+        post.send(head("POST", "/waits", length=0))
+        assert [each.read_response(within=LIMIT).status for each in (one, two, post)] == [504] * 3
+        with pytest.raises(Closed):
+            get.read_response(within=LIMIT)
     code, output = instance.ended()
     assert code == appserver.HUNG
     assert "each thread has been in one call for over 1 s (worker_timeout): this instance ends" in output
-    assert 'in wsgi\n' in output, "the stacks of its threads"
+    assert "in wsgi\n" in output, "the stacks of its threads"
 
 
 def test_an_instance_whose_event_loop_is_blocked_ends_with_its_stack(start) -> None:

@@ -65,9 +65,7 @@ def events() -> Iterator[Events]:
     made.send(b"end")
 
 
-def open_streams(
-    running: Running, server: Any, events: Events, count: int, path: str = "/stream"
-) -> list[Client]:
+def open_streams(running: Running, server: Any, events: Events, count: int, path: str = "/stream") -> list[Client]:
     before = len(events.streams)
     clients = [running.client(server) for _ in range(count)]
     for client in clients:

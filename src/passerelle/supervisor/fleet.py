@@ -31,6 +31,7 @@ from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMoni
 from passerelle.supervisor.service_scaling import ServiceScaling
 from passerelle.supervisor.splits import Settings, Splits
 from passerelle.supervisor.worker_process import WorkerProcess
+from passerelle.system.socket_folder import SocketFolder
 
 _SAME_REPORT = 10.0  # seconds in which the same report of several workers is one event
 _DRAIN_POLL = 0.05  # seconds between two counts of the requests in flight
@@ -100,6 +101,7 @@ class Fleet:
         self._start_limit = start_limit
         self._grace = grace
         self._ports_in_use: set[int] = set()
+        self.sockets = SocketFolder()
         self._reported: dict[tuple[str, str], float] = {}
         self._runs: dict[Member | WorkerProcess, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -152,6 +154,7 @@ class Fleet:
             service,
             self.folder,
             self._ports_in_use,
+            self.sockets,
             self.report.line,
             Backoff(self._rng.random),
             self._process_events,

@@ -20,7 +20,7 @@ from passerelle.supervisor.control_channel import ControlError
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.fleet import Fleet, Member
 from passerelle.supervisor.instance_admin import InstanceAdmin
-from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.instance_process import InstanceProcess, uses_socket
 from passerelle.supervisor.packed_config import pack
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.target_set import TargetSet
@@ -324,4 +324,5 @@ class Reconciler:
 
 
 def _process_keys(config: ServiceConfig) -> list[object]:
-    return [getattr(config, key) for key in _PROCESS]
+    of_host = config.host != "client" if config.app is not None else None  # see ServerOptions.keep_host
+    return [*(getattr(config, key) for key in _PROCESS), uses_socket(config), of_host]

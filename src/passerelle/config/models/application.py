@@ -10,7 +10,18 @@ from passerelle.config.models.base import Model
 from passerelle.config.models.units import Duration
 from passerelle.config.models.values import App, StartFunction, WholeNumber
 
-ONLY_WITH_APP = ("interface", "threads", "streams", "max_requests", "max_requests_jitter", "worker_timeout", "on_start")
+ONLY_WITH_APP = (
+    *(
+        "interface",
+        "transport",
+        "threads",
+        "streams",
+        "max_requests",
+        "max_requests_jitter",
+        "worker_timeout",
+        "on_start",
+    ),
+)
 """The keys that a service with `run`, `targets` or `zones` cannot have."""
 
 ONLY_WSGI = ("threads", "streams")
@@ -25,6 +36,11 @@ class ApplicationKeys(Model):
     )
     interface: Literal["wsgi", "asgi"] | None = Field(
         default=None, description="Interface of `app`; detected by default. With `app` only."
+    )
+    transport: Literal["unix", "tcp"] | None = Field(
+        default=None,
+        description="How the gateway connects to the instances: Unix sockets of this user alone (by default, with less "
+        "CPU), or ports of 127.0.0.1, which other programs can use as well. With `app` only.",
     )
     threads: Annotated[int, WholeNumber(1, 256)] | None = Field(
         default=None,
