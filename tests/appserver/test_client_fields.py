@@ -109,12 +109,13 @@ def by_nobody(where: str, text: str) -> str:
 class TestOwner:
     @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
     def test_of_a_connection_over_loopback(self, family: socket.AddressFamily, host: str) -> None:
-        with socket.create_server((host, 0), family=family) as server:
-            with socket.create_connection(server.getsockname()[:2]) as client:
-                accepted, _ = server.accept()
-                with accepted:
-                    assert socket_owner.of_peer(accepted) == os.geteuid()
-                    assert socket_owner.of_peer(client) == os.geteuid()
+        with (
+            socket.create_server((host, 0), family=family) as server,
+            socket.create_connection(server.getsockname()[:2]) as client,
+            server.accept()[0] as accepted,
+        ):
+            assert socket_owner.of_peer(accepted) == os.geteuid()
+            assert socket_owner.of_peer(client) == os.geteuid()
 
     def test_of_a_unix_socket(self) -> None:
         one, other = socket.socketpair()

@@ -130,9 +130,13 @@ def test_a_hung_instance_is_ended_and_started_again(
     for client in clients:
         client.join(LIMIT)
     assert found == statuses
-    until_now(lambda: running.instances(service)[0]["state"] == "up", LIMIT)
-    (instance,) = running.instances(service)
-    assert (instance["restarts"], instance["last_end"]) == (1, reason)
+
+    def started_again() -> bool:
+        (instance,) = running.instances(service)
+        return (instance["state"], instance["restarts"]) == ("up", 1)
+
+    until_now(started_again, LIMIT)
+    assert running.instances(service)[0]["last_end"] == reason
     assert running.get(f"/{service}/x")[0] == 200
 
 

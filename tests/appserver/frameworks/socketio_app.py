@@ -8,9 +8,7 @@ app = socketio.ASGIApp(server)
 
 @server.event
 async def connect(sid, environ):
-    await server.emit(
-        "welcome", {"transport": server.transport(sid), "from": environ["asgi.scope"]["client"][0]}, to=sid
-    )
+    await server.emit("welcome", {"from": environ["asgi.scope"]["client"][0]}, to=sid)
 
 
 @server.event

@@ -11,16 +11,14 @@ from passerelle.config.models.units import Duration
 from passerelle.config.models.values import App, StartFunction, WholeNumber
 
 ONLY_WITH_APP = (
-    *(
-        "interface",
-        "transport",
-        "threads",
-        "streams",
-        "max_requests",
-        "max_requests_jitter",
-        "worker_timeout",
-        "on_start",
-    ),
+    "interface",
+    "transport",
+    "threads",
+    "streams",
+    "max_requests",
+    "max_requests_jitter",
+    "worker_timeout",
+    "on_start",
 )
 """The keys that a service with `run`, `targets` or `zones` cannot have."""
 
