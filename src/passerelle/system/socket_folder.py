@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import shutil
 import tempfile
 
 _MOST_OCTETS = 100  # of a path: unix(7) has room for 107
 _PREFIX = "passerelle-"
-_PLACES = ("/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a folder of its own there
+_PLACES = ("/tmp", "/dev/shm")  # noqa: S108 - mkdir makes a new folder there, or fails
+_ATTEMPTS = 10  # for a name that is free
 
 
 class SocketFolder:
@@ -33,8 +35,15 @@ class SocketFolder:
         for place in (tempfile.gettempdir(), *self._places):
             if len(os.fsencode(place)) + len(_PREFIX) + 20 > _MOST_OCTETS:
                 continue
-            with contextlib.suppress(OSError):
-                return tempfile.mkdtemp(prefix=_PREFIX, dir=place)
+            for _ in range(_ATTEMPTS):
+                folder = f"{place}/{_PREFIX}{secrets.randbelow(10**8):08}"
+                try:
+                    os.mkdir(folder, 0o700)
+                except FileExistsError:
+                    continue
+                except OSError:
+                    break
+                return folder
         return ""
 
     def remove(self) -> None:
