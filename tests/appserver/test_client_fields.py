@@ -114,8 +114,11 @@ class TestOwner:
             socket.create_connection(server.getsockname()[:2]) as client,
             server.accept()[0] as accepted,
         ):
-            assert socket_owner.of_peer(accepted) == os.geteuid()
-            assert socket_owner.of_peer(client) == os.geteuid()
+            for sock in (accepted, client):
+                ends = family, sock.getpeername(), sock.getsockname()
+                assert socket_owner.of_peer(sock) == os.geteuid()
+                assert socket_owner.by_netlink(*ends) == os.geteuid()
+                assert socket_owner.by_table(*ends) == os.geteuid()
 
     def test_of_a_unix_socket(self) -> None:
         one, other = socket.socketpair()

@@ -256,7 +256,15 @@ class TestEnviron:
         assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == ("203.0.113.7", "0")
 
     @pytest.mark.parametrize(
-        ("stated", "scheme"), [("", "http"), ("10.0.0.8", "http"), ("10.0.0.7", "https"), ("*", "https")]
+        ("stated", "scheme"),
+        [
+            ("", "http"),
+            ("10.0.0.8", "http"),
+            ("10.0.0.7", "https"),
+            ("10.0.0.0/29", "https"),
+            ("10.1.0.0/16", "http"),
+            ("*", "https"),
+        ],
     )
     def test_another_machine_is_the_gateway_only_if_that_is_stated(
         self, monkeypatch: pytest.MonkeyPatch, stated: str, scheme: str

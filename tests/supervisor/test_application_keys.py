@@ -49,6 +49,7 @@ routes:
   - {path: "/hung/{p*}", service: hung, rewrite: "/{p}", attempts: 1, timeout: 20s}
   - {path: "/loop/{p*}", service: loop, rewrite: "/{p}", attempts: 1, timeout: 20s}
   - {path: "/port/{p*}", service: port, rewrite: "/{p}"}
+  - {path: "/back/{p*}", service: short, rewrite: "/{p}", rewrite_response: true}
 """
 FORWARDED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example"}
 
@@ -76,6 +77,10 @@ def test_applications_see_the_client_that_the_gateway_vouches_for(running: Up) -
     for service in ("loop", "port"):
         seen = f"203.0.113.7 https /{service} /{service}/x".encode()
         assert running.get(f"/{service}/x", **FORWARDED) == (200, seen)
+
+
+def test_responses_that_are_rewritten_have_the_prefix_from_the_gateway_alone(running: Up) -> None:
+    assert running.get("/back/x", **FORWARDED) == (200, b"True 203.0.113.7 https shop.example  /x")
 
 
 def test_their_sockets_are_for_this_user_alone(running: Up) -> None:

@@ -7,13 +7,15 @@ states about the client is ignored. From other machines, the addresses in ``FORW
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import os
 import socket
 from typing import Any
 
 from passerelle.system import socket_owner
 
-# The addresses of gateways on other machines; `*` states that only gateways can connect.
+# The addresses and networks of gateways on other machines; `*` states that only gateways can connect.
 GATEWAYS = frozenset(filter(None, os.environ.get("FORWARDED_ALLOW_IPS", "").replace(" ", "").split(",")))
 
 
@@ -25,8 +27,20 @@ def is_gateway(transport: asyncio.BaseTransport) -> bool:
     if sock.family != socket.AF_UNIX:
         peer = transport.get_extra_info("peername")
         host = peer[0] if peer else ""
-        if host in GATEWAYS:
+        if _is_stated(host):
             return True
         if not host.startswith("127.") and host != "::1":
             return False
     return socket_owner.of_peer(sock) in (0, os.geteuid())
+
+
+def _is_stated(host: str) -> bool:
+    """Whether ``host`` is one of :data:`GATEWAYS`, or in a network that is one of them."""
+    if host in GATEWAYS:
+        return True
+    for each in GATEWAYS:
+        if "/" in each:
+            with contextlib.suppress(ValueError):  # no network, or no address
+                if ipaddress.ip_address(host) in ipaddress.ip_network(each, strict=False):
+                    return True
+    return False

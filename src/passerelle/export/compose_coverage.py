@@ -36,6 +36,7 @@ COVERAGE = Coverage(
         **{key: IN_FRONT.keys[key] for key in ("ListenerTls.client_ca", "ListenerTls.client")},
         **dict.fromkeys(("Service.app", "Service.instances", *(f"Service.{key}" for key in ONLY_WITH_APP)), _YES),
         **dict.fromkeys(("Service.max_requests", "Service.max_requests_jitter"), _ENDS),
+        "Service.transport": NotApplicable("an instance in a container has a port"),
         "Service.grace": _YES,
         **dict.fromkeys(("Service.health", "Health.path", "Service.targets", "Service.zones"), _YES),
         "Service.run": Exported("a loss with a loopback address, and with a password"),

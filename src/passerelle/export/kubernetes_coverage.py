@@ -42,6 +42,7 @@ COVERAGE = Coverage(
             "defaults of variables, passwords, and other loopback addresses than `HOST:{port}` are losses"
         ),
         "Service.env": Exported("defaults, possible secrets, loopback addresses and SQLite are losses"),
+        "Service.transport": NotApplicable("an instance in a pod has a port"),
         **dict.fromkeys(("Service.max_requests", "Service.max_requests_jitter"), _ENDS),
         "Instances.target_in_flight": Exported("a loss with `--scale-by cpu`"),
         "Route.cache": Exported("a loss with several gateways without `redis`"),

@@ -28,6 +28,7 @@ from passerelle.supervisor.worker_process import WorkerProcess
 
 # The keys of a service that define its processes: when one changes, all its instances are replaced.
 _PROCESS = ("app", "run", *ONLY_WITH_APP, "env", "cwd", "grace")
+_START_POLL = 0.5  # seconds between two looks whether the start is complete
 _REPLACED_AGAIN = 30.0  # seconds until a worn instance is replaced again when its successor has not come up
 
 
@@ -298,12 +299,18 @@ class Reconciler:
         fleet, worn = self._fleet, instance.process
         with contextlib.suppress(ChangeRefused):  # the supervisor stops
             while True:
+                if fleet.state == "starting":
+                    await asyncio.sleep(_START_POLL)
+                    continue
                 async with fleet.exclusive():
                     if instance not in fleet.instances or instance.process is not worn or worn is None:
                         return  # it was replaced, or has ended and was started again
-                    if worn.returncode is None and not (problem := await self._replace(instance)):
-                        fleet.report.log(f"{instance.name} was replaced after max_requests")
-                        return
+                    if worn.returncode is not None:
+                        return  # it has ended, and will be started again
+                    problem = await self._replace(instance)
+                if not problem:
+                    fleet.report.log(f"{instance.name} was replaced after max_requests")
+                    return
                 fleet.report.log(f"{instance.name} has handled max_requests, but its successor {problem}")
                 await asyncio.sleep(_REPLACED_AGAIN)
 

@@ -25,11 +25,35 @@ def of_peer(sock: Any) -> int | None:
         if sock.family == socket.AF_UNIX:
             _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             return int(uid)
-        return _of_tcp(sock.family, sock.getpeername(), sock.getsockname())
+        ends = sock.family, sock.getpeername(), sock.getsockname()
+        try:
+            return by_netlink(*ends)
+        except OSError:  # services and containers may not have this family of sockets
+            return by_table(*ends)
     return None
 
 
-def _of_tcp(family: int, source: Any, destination: Any) -> int | None:
+def by_table(family: int, source: Any, destination: Any) -> int | None:
+    """Return the owner of the TCP socket at ``source`` that is connected to ``destination``, from the table in /proc.
+
+    The kernel writes a line for each connection of the machine.
+    """
+    wanted = [_in_table(family, source), _in_table(family, destination)]
+    with open("/proc/net/tcp6" if family == socket.AF_INET6 else "/proc/net/tcp", encoding="ascii") as table:
+        for line in table:
+            words = line.split()
+            if words[1:3] == wanted:
+                return int(words[7])
+    return None
+
+
+def _in_table(family: int, end: Any) -> str:
+    address = socket.inet_pton(family, end[0])
+    words = struct.unpack(f"={len(address) // 4}I", address)
+    return "".join(f"{word:08X}" for word in words) + f":{end[1]:04X}"
+
+
+def by_netlink(family: int, source: Any, destination: Any) -> int | None:
     """Return the owner of the TCP socket at ``source`` that is connected to ``destination``.
 
     The kernel looks the socket up in its hash table, so the number of other connections does not matter.
