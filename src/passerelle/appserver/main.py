@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from passerelle.appserver import loading
 from passerelle.appserver.loading import AppLoadError, accepts, call_at_start, detect, hidden_file, load
 from passerelle.appserver.options import ServerOptions
 from passerelle.appserver.request_limit import counted_asgi, counted_wsgi, with_jitter
@@ -341,7 +342,7 @@ def _own_frames(trace: TracebackType | None) -> TracebackType | None:
     first = trace
     while first is not None:
         name = first.tb_frame.f_code.co_filename
-        if name not in (__file__, importlib.__file__) and not name.startswith("<frozen importlib"):
+        if name not in (__file__, loading.__file__, importlib.__file__) and not name.startswith("<frozen importlib"):
             return first
         first = first.tb_next
     return None
