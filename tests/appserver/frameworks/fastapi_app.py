@@ -54,5 +54,5 @@ async def list_sent():
 async def websocket_endpoint(websocket: WebSocket):
     await websocket.accept()
     await websocket.send_text(f"{websocket.url} of {websocket.client.host}")
-    while True:
-        await websocket.send_text(f"Message text was: {await websocket.receive_text()}")
+    async for text in websocket.iter_text():
+        await websocket.send_text(f"Message text was: {text}")
