@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from passerelle.appserver import main as appserver
-from passerelle.appserver.asgi import WithEncodedSlashes
+from passerelle.appserver.asgi import BehindGateway
+from passerelle.appserver.options import ServerOptions
 from passerelle.appserver.server import IDLE_TIMEOUT
 from passerelle.system import linux, ports
 
@@ -142,7 +143,7 @@ def folder(tmp_path: Path) -> Path:
 
 def spawn(folder: Path, app: str, port: int, interface: str = "auto", host: str = "127.0.0.1") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        appserver.command(app, host, port, interface),
+        appserver.command(app, host, port, ServerOptions(interface)),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -330,7 +331,7 @@ def test_a_websocket_has_the_segments_of_its_target_too() -> None:
 
     for raw, path in ((b"/a%2fb%20c", "/a%2Fb c"), (b"/a%20b", "/a b"), (None, "/a b")):
         scope = {"type": "websocket", "path": "/a b", "raw_path": raw}
-        asyncio.run(WithEncodedSlashes(application)(scope, None, None))
+        asyncio.run(BehindGateway(application)(scope, None, None))
         assert seen.pop() == path
 
 
@@ -548,7 +549,7 @@ class TestProcess:
         assert keepalive * 10 <= IDLE_TIMEOUT, "or a request could meet a connection that is being closed"
 
     def test_the_command_is_this_python(self) -> None:
-        assert appserver.command("users:app", "127.0.0.1", 5001, "wsgi") == [
+        assert appserver.command("users:app", "127.0.0.1", 5001, ServerOptions("wsgi")) == [
             sys.executable,
             "-P",
             "-m",

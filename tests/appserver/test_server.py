@@ -9,13 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 from wsgiref.validate import validator
 
 import pytest
 import uvloop
 
-from passerelle.appserver import wsgi
+from passerelle.appserver import gateway_peer, wsgi
 from passerelle.appserver.server import WsgiConnection, WsgiServer
 from passerelle.appserver.thread_stats import SIZE, ThreadStats, ThreadUse, decode
 from tests.support.client import Client, chunks, head
@@ -256,14 +256,33 @@ class TestEnviron:
         assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == ("203.0.113.7", "0")
 
     @pytest.mark.parametrize(
-        ("stated", "scheme"), [("", "http"), ("10.0.0.8", "http"), ("10.0.0.7", "https"), ("*", "https")]
+        ("stated", "scheme"),
+        [
+            ("", "http"),
+            ("10.0.0.8", "http"),
+            ("10.0.0.7", "https"),
+            ("10.0.0.0/29", "https"),
+            ("10.1.0.0/16", "http"),
+            ("*", "https"),
+        ],
     )
     def test_another_machine_is_the_gateway_only_if_that_is_stated(
         self, monkeypatch: pytest.MonkeyPatch, stated: str, scheme: str
     ) -> None:
-        monkeypatch.setattr(wsgi, "GATEWAYS", frozenset({stated}))
+        class Elsewhere:
+            """A connection from another machine."""
+
+            family = socket.AF_INET
+
+            def get_extra_info(self, name: str) -> Any:
+                return ("10.0.0.7", 4242) if name == "peername" else self
+
+        monkeypatch.setattr(gateway_peer, "GATEWAYS", frozenset({stated}))
         fields = [(b"X-Forwarded-Proto", b"https"), (b"X-Forwarded-For", b"203.0.113.7")]
-        seen = wsgi.environ_of({"wsgi.url_scheme": "http"}, b"GET", b"/", "1.1", fields, "10.0.0.7", 4242)
+        believed = gateway_peer.is_gateway(cast(asyncio.BaseTransport, Elsewhere()))
+        seen = wsgi.environ_of(
+            {"wsgi.url_scheme": "http"}, b"GET", b"/", "1.1", fields, "10.0.0.7", 4242, from_gateway=believed
+        )
         assert seen["wsgi.url_scheme"] == scheme
         assert seen["REMOTE_ADDR"] == ("203.0.113.7" if scheme == "https" else "10.0.0.7")
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import flask.typing
 import pytest
 
 from passerelle.appserver import main as appserver
-from passerelle.appserver.thread_pool import EXTRA, STREAM_AFTER, STUCK_AFTER, ThreadPool
+from passerelle.appserver.thread_pool import STREAM_AFTER, STREAMS, STUCK_AFTER, ThreadPool
 from passerelle.appserver.wsgi import base_environ, environ_of
 from tests.appserver.test_server import Running, running
 from tests.support.client import Client, head
@@ -25,12 +26,6 @@ from tests.support.wire import stays, wait_until
 
 __all__ = ["running"]
 LIMIT = 10.0
-WEBSOCKET = (
-    ("Connection", "Upgrade"),
-    ("Upgrade", "websocket"),
-    ("Sec-WebSocket-Version", "13"),
-    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-)
 
 
 class Events:
@@ -41,9 +36,10 @@ class Events:
         self.streams: list[queue.Queue[bytes]] = []
         self.closed = 0
         self.app.route("/")(lambda: "ok")
-        self.app.route("/stream")(self._stream)
+        self.app.route("/stream", endpoint="stream")(lambda: self._stream("text/event-stream"))
+        self.app.route("/download", endpoint="download")(lambda: self._stream("application/octet-stream"))
 
-    def _stream(self) -> flask.typing.ResponseReturnValue:
+    def _stream(self, mimetype: str) -> flask.typing.ResponseReturnValue:
         waiting: queue.Queue[bytes] = queue.Queue()
 
         def generate() -> Iterator[bytes]:
@@ -55,7 +51,7 @@ class Events:
             finally:
                 self.closed += 1
 
-        return flask.Response(generate(), mimetype="text/event-stream")
+        return flask.Response(generate(), mimetype=mimetype)
 
     def send(self, data: bytes) -> None:
         for waiting in self.streams:
@@ -69,11 +65,11 @@ def events() -> Iterator[Events]:
     made.send(b"end")
 
 
-def open_streams(running: Running, server: Any, events: Events, count: int) -> list[Client]:
+def open_streams(running: Running, server: Any, events: Events, count: int, path: str = "/stream") -> list[Client]:
     before = len(events.streams)
     clients = [running.client(server) for _ in range(count)]
     for client in clients:
-        client.send(head("GET", "/stream"))
+        client.send(head("GET", path))
     begun = before + count
     wait_until(lambda: len(events.streams) == begun, f"{count} streams", LIMIT)
     return clients
@@ -89,7 +85,7 @@ class TestStreams:
     def test_threads_of_ended_streams_end(self, running: Running, events: Events) -> None:
         server = running.serve(events.app, threads=2)
         open_streams(running, server, events, 2)
-        pool = server._pool
+        pool = server.pool
         wait_until(lambda: pool.threads == 4, "a thread in place of each that streams", LIMIT)
         events.send(b"end")
         wait_until(lambda: pool.threads == 2, "as many threads as before", LIMIT)
@@ -100,16 +96,41 @@ class TestStreams:
         self, running: Running, events: Events, caplog: pytest.LogCaptureFixture
     ) -> None:
         server = running.serve(events.app, threads=1)
-        for count in range(1, EXTRA + 1):
-            open_streams(running, server, events, 1)
-            expected = min(EXTRA, count + 1)
-            wait_until(lambda: server._pool.threads == expected, "a thread", LIMIT)  # noqa: B023 - called at once
+        for count in range(1, STREAMS + 2):
+            open_streams(running, server, events, 1, "/download")
+            expected = min(STREAMS, count) + 1
+            wait_until(lambda: server.pool.threads == expected, "a thread", LIMIT)  # noqa: B023 - called at once
         waiting = running.client(server)
         waiting.send(head())
         wait_until(lambda: "requests wait: 1" in caplog.text, "a report", LIMIT)
-        assert server._pool.threads == EXTRA
+        assert server.pool.threads == STREAMS + 1
         events.send(b"end")
         assert waiting.read_response().body == b"ok"
+
+    def test_event_streams_beyond_their_bound_are_refused_and_other_requests_are_not_held_up(
+        self, running: Running, events: Events, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server = running.serve(events.app, threads=1, streams=2)
+        open_streams(running, server, events, 2)
+        assert server.pool.threads == 3, "they have threads of their own from their beginning"
+        client = running.client(server)
+        for _ in range(2):
+            refused = client.request("GET", "/stream")
+            assert (refused.status, refused.get("retry-after")) == (503, b"5")
+            assert b"Service Unavailable" in refused.body
+            assert client.request().body == b"ok"
+        assert caplog.messages == ["a stream was refused with 503: all 2 threads for streams are busy"]
+        events.send(b"end")
+        wait_until(lambda: server.pool.threads == 1, "the end of the streams", LIMIT)
+        open_streams(running, server, events, 1)
+
+    def test_an_event_stream_of_known_length_is_no_stream(self, running: Running) -> None:
+        def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+            start_response("200 OK", [("Content-Type", "text/event-stream")])
+            return [b"data: all\n\n"]
+
+        client = running.client(running.serve(application, threads=1, streams=0))
+        assert client.request().body == b"data: all\n\n"
 
     def test_the_generator_is_closed_when_it_yields_to_a_client_that_is_gone(
         self, running: Running, events: Events
@@ -133,27 +154,6 @@ class TestStreams:
         wait_until(lambda: events.closed == 1, "the end of the generator", LIMIT)
 
 
-class TestWebSockets:
-    def test_they_are_refused_with_501_and_logged_once(
-        self, running: Running, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        called: list[str] = []
-
-        def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-            called.append(environ["PATH_INFO"])
-            start_response("500 Internal Server Error", [])
-            return []
-
-        server = running.serve(application)
-        for _ in range(2):
-            client = running.client(server)
-            client.send(head("GET", "/echo", *WEBSOCKET))
-            assert client.read_response().status == 501
-            client.assert_closed()
-        assert called == []
-        assert caplog.text.count("a WebSocket was refused with 501") == 1
-
-
 class Caller:
     """A connection whose client leaves at ``gone_since``."""
 
@@ -174,6 +174,9 @@ class Caller:
     def abort(self) -> None:
         self.is_aborted = True
 
+    def begin_stream(self) -> bool:
+        return True
+
     def finish(self, data: bytes, keep: bool) -> None:
         self.received += data
         self.finished.set()
@@ -183,10 +186,10 @@ class Pool:
     """A pool whose application waits until :meth:`release`, with a clock that is set."""
 
     def __init__(self, size: int) -> None:
-        self.now = 100.0
+        self.now = time.monotonic()
         self.released = threading.Event()
         self.started = 0
-        self.pool = ThreadPool(self._application, size, lambda: self.now)
+        self.pool = ThreadPool(self._application, size, lambda: self.now, hung_after=30.0)
         self.pool.start()
 
     def _application(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -197,7 +200,7 @@ class Pool:
 
     def call(self) -> Caller:
         caller = Caller()
-        environ = environ_of(base_environ("127.0.0.1", 1), b"GET", b"/", "1.1", [], "127.0.0.1", 1)
+        environ = environ_of(base_environ("127.0.0.1", 1), b"GET", b"/", "1.1", [], "127.0.0.1", 1, from_gateway=False)
         self.pool.call(environ, caller, True)
         return caller
 
@@ -277,6 +280,24 @@ class TestPool:
         pool.call()
         second.gone_since = 0.0
         assert not pool.pool.check(), "a client waits for a response"
+
+    def test_it_is_hung_if_each_thread_is_in_one_call_that_has_sent_nothing(self, pool: Pool) -> None:
+        first, second = pool.busy(2)
+        waiting = pool.call()
+        pool.now += 29
+        assert pool.pool.hung() == []
+        pool.now += 2
+        assert set(pool.pool.hung()) == {first, second}
+        second.streaming_since = pool.now
+        assert pool.pool.hung() == [], "one is sent a response"
+        second.streaming_since = 0.0
+        assert [caller for _, caller in pool.pool.take_waiting()] == [waiting]
+        assert pool.pool.take_waiting() == []
+
+    def test_a_free_thread_is_not_hung(self, pool: Pool) -> None:
+        pool.busy(1)
+        pool.now += 1000
+        assert pool.pool.hung() == []
 
     def test_without_another_thread_the_stream_counts(self, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
         (first, _) = pool.busy(2)

@@ -7,11 +7,14 @@ import sys
 
 import httptools
 
+RETRY_AFTER = 5  # seconds
 _TITLES = {
     400: "Bad Request",
     408: "Request Timeout",
     431: "Request Header Fields Too Large",
     501: "Not Implemented",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
     507: "Insufficient Storage",
 }
 # The beginning of a request line, when a method is all that can be wrong with it.
@@ -23,6 +26,8 @@ def response(status: int) -> bytes:
     title = _TITLES[status]
     body = f'{{"type":"about:blank","title":"{title}","status":{status}}}'
     head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\n"
+    if status == 503:
+        head += f"Retry-After: {RETRY_AFTER}\r\n"
     return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
 
 

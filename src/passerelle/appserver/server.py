@@ -4,7 +4,8 @@ docs/decisions/002-application-server.md has the reasons for this server. Thread
 a slow upload does not occupy a thread. A response of up to ``_WINDOW`` bytes leaves its thread at once, so a slow
 download does not occupy it either. httptools (llhttp in strict mode) parses requests.
 
-The file is longer than 400 lines because a connection parses requests and sends their responses.
+The file is longer than 400 lines because a connection parses requests, sends their responses, and can be given to the
+application (a WebSocket).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import IO, cast
 
 import httptools
 
-from passerelle.appserver import refusal, wsgi
-from passerelle.appserver.thread_pool import THREADS, ThreadPool
+from passerelle.appserver import raw_socket, refusal, wsgi
+from passerelle.appserver.gateway_peer import is_gateway
+from passerelle.appserver.thread_pool import THREADS, Caller, ThreadPool
 from passerelle.appserver.thread_stats import ThreadStats
 
 # Seconds. The gateway keeps an idle connection for 4 s, so it closes connections first.
@@ -34,7 +36,8 @@ _HEAD_LIMIT = 64 * 1024  # bytes; twice the default limit of the gateway
 _SPOOL = 256 * 1024  # bytes of a body in memory; a longer body goes to a temporary file
 _WINDOW = 256 * 1024  # bytes of a response that may wait for the client
 _BACKLOG = 512
-_WEBSOCKET_REPORTS = 60.0  # seconds between two reports of refused WebSockets
+_FLUSH = 1.0  # seconds for the responses of an instance that ends because it is hung
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110, section 9.2.2
 
 
 class WsgiServer:
@@ -50,10 +53,15 @@ class WsgiServer:
         read_timeout: float = READ_TIMEOUT,
         write_timeout: float = WRITE_TIMEOUT,
         stats: ThreadStats | None = None,
+        streams: int | None = None,
+        hung_after: float | None = None,
+        keep_host: bool = False,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        host, port = sock.getsockname()[:2]
+        is_unix = sock.family == socket.AF_UNIX
+        host, port = ("localhost", 80) if is_unix else sock.getsockname()[:2]
         self.base = wsgi.base_environ(host, port)
+        self.keep_host = keep_host
         self.stopping = False
         self.idle_timeout = idle_timeout
         self.read_timeout = read_timeout
@@ -61,17 +69,24 @@ class WsgiServer:
         self.connections: set[WsgiConnection] = set()
         self.emptied = asyncio.Event()  # the last connection has ended during the stop
         self.stuck = asyncio.Event()  # no thread will ever be free again (see ThreadPool.check)
+        self.hung = asyncio.Event()  # each thread is in a call that takes too long (see ThreadPool.hung)
         self._sock = sock
-        self._pool = ThreadPool(application, threads, stats=stats)
-        self.call = self._pool.call
-        self._websocket_reported: float | None = None
+        self.pool = ThreadPool(application, threads, stats=stats, streams=streams, hung_after=hung_after)
+        self.call = self.pool.call
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Start to accept connections."""
-        self._pool.start()
-        self._listener = await self.loop.create_server(lambda: WsgiConnection(self), sock=self._sock, backlog=_BACKLOG)
+        self.pool.start()
+        if self._sock.family == socket.AF_UNIX:
+            self._listener = await self.loop.create_unix_server(
+                lambda: WsgiConnection(self), sock=self._sock, backlog=_BACKLOG
+            )
+        else:
+            self._listener = await self.loop.create_server(
+                lambda: WsgiConnection(self), sock=self._sock, backlog=_BACKLOG
+            )
         self._sweep()
 
     async def stop(self, grace: float) -> bool:
@@ -88,26 +103,39 @@ class WsgiServer:
         finished = not self.connections
         for connection in list(self.connections):
             connection.abort()
-        self._pool.stop()
+        self.pool.stop()
         return finished
 
     def join(self, timeout: float) -> None:
         """Wait for the work of the application after its last responses, for at most ``timeout`` seconds."""
-        self._pool.join(timeout)
+        self.pool.join(timeout)
 
-    def report_websocket(self) -> None:
-        """Log that a WebSocket was refused, unless that was logged in the last minute."""
-        now = self.loop.time()
-        if self._websocket_reported is None or now - self._websocket_reported >= _WEBSOCKET_REPORTS:
-            self._websocket_reported = now
-            wsgi.log.warning("a WebSocket was refused with 501: WSGI has none, serve them with an ASGI application")
+    async def answer_hung(self) -> None:
+        """Respond to all requests of a hung instance, which is about to end.
+
+        Calls that are hung are 504: on another instance, they would probably hang as well. Requests that have not begun
+        are not responded to if they are idempotent, so that the gateway retries them (RFC 9110, section 9.2.2).
+        """
+        self.stopping = True
+        assert self._listener is not None
+        self._listener.close()
+        statuses: dict[Caller, int | None] = dict.fromkeys(self.pool.hung(), 504)
+        for environ, caller in self.pool.take_waiting():
+            statuses[caller] = None if environ["REQUEST_METHOD"] in _IDEMPOTENT else 504
+        for connection in list(self.connections):
+            connection.give_up(statuses.get(connection))
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.emptied.wait(), _FLUSH)
 
     def _sweep(self) -> None:
         now = self.loop.time()
         for connection in list(self.connections):
             connection.check(now)
-        if self._pool.check():
+        if self.pool.check():
             self.stuck.set()
+        if self.pool.hung():
+            self.hung.set()
         self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
 
 
@@ -119,7 +147,8 @@ class WsgiConnection(asyncio.Protocol):
         self._loop = server.loop
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._peer = ("", 0)
+        self._peer = ("127.0.0.1", 0)
+        self._from_gateway = False
         self._gone = False
         self.gone_since = 0.0  # of time.monotonic, as the next one (see thread_pool.Caller)
         self.streaming_since = 0.0
@@ -133,6 +162,8 @@ class WsgiConnection(asyncio.Protocol):
         self._body: IO[bytes] | None = None
         self._body_size = 0
         self._unstored = False  # the body could not be stored; the rest of it is read and dropped
+        self._websocket: wsgi.Environ | None = None  # of a request for a WebSocket
+        self._raw: raw_socket.RawSocket | None = None  # given to the application
         # The request that is being handled, and complete ones behind it:
         self._busy = False
         self._waiting: deque[tuple[wsgi.Environ, bool]] = deque()
@@ -150,7 +181,9 @@ class WsgiConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WINDOW)
         peer = transport.get_extra_info("peername")
-        self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else ("", 0)
+        if isinstance(peer, tuple):
+            self._peer = (peer[0], peer[1])
+        self._from_gateway = is_gateway(transport)
         self._last_activity = self._loop.time()
         self._server.connections.add(self)
         if self._server.stopping:
@@ -165,9 +198,12 @@ class WsgiConnection(asyncio.Protocol):
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The protocol is not switched: the request is handled without the upgrade, and no more is read.
+        except httptools.HttpParserUpgrade as upgrade:
+            # Without a WebSocket, the request is handled without the upgrade, and no more is read.
             self._input_done = True
+            if self._websocket is not None:
+                # A client sends nothing before the handshake is done (RFC 6455, section 4.1).
+                self._start_websocket(self._websocket, is_alone=upgrade.args[0] >= len(data))
         except httptools.HttpParserError:
             self._refuse(501 if refusal.has_unknown_method(data) else 400)
             return
@@ -260,6 +296,8 @@ class WsgiConnection(asyncio.Protocol):
             parser.get_http_version(),
             self._fields,
             *self._peer,
+            from_gateway=self._from_gateway,
+            keep_host=self._server.keep_host,
         )
         if self._body is not None:
             wsgi.add_body(environ, self._body, self._body_size)
@@ -269,9 +307,7 @@ class WsgiConnection(asyncio.Protocol):
         self._in_head = True
         self._head_size = 0
         if "HTTP_SEC_WEBSOCKET_KEY" in environ and parser.should_upgrade():
-            environ["wsgi.input"].close()
-            self._server.report_websocket()
-            self._refuse(501)
+            self._websocket = environ  # the parser raises HttpParserUpgrade next
             return
         keep = parser.should_keep_alive()
         if self._busy:
@@ -319,6 +355,10 @@ class WsgiConnection(asyncio.Protocol):
         """Implement :class:`passerelle.appserver.wsgi.ResponseSink`."""
         return not self._gone
 
+    def begin_stream(self) -> bool:
+        """Implement :class:`passerelle.appserver.wsgi.ResponseSink`."""
+        return self._server.pool.admit_stream(self)
+
     def finish(self, data: bytes, keep: bool) -> None:
         """Implement :class:`passerelle.appserver.wsgi.ResponseSink`."""
         self._post(self._finish, data, keep)
@@ -338,8 +378,36 @@ class WsgiConnection(asyncio.Protocol):
         self.streaming_since = 0.0
         self._server.call(environ, self, keep and not self._input_done and not self._server.stopping)
 
+    def _start_websocket(self, environ: wsgi.Environ, *, is_alone: bool) -> None:
+        """Call the application with the socket of the connection, in a thread for streams."""
+        if not is_alone or self._busy:
+            self._refuse(400)
+            return
+        try:
+            self._raw = raw_socket.RawSocket.of(self._transport.get_extra_info("socket").fileno())
+        except OSError as error:
+            wsgi.log.error("a WebSocket was refused with 503: %s", error.strerror or error)
+            self._refuse(503)
+            return
+        environ[raw_socket.KEY] = self._raw
+        self._transport.pause_reading()
+        self._busy = True
+        if not self._server.pool.call_stream(environ, self, keep=False):
+            self._busy = False
+            self._end_websocket()
+            self._refuse(503)
+
+    def _end_websocket(self) -> None:
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            raw.end()
+
+    def _is_taken(self) -> bool:
+        """Whether the application has used the socket, so that the response of the call is not sent."""
+        return self._raw is not None and self._raw.taken
+
     def _write(self, data: bytes) -> None:
-        if not self._gone:
+        if not self._gone and not self._is_taken():
             self._transport.write(data)
 
     def _when_writable(self, callback: Callable[[], None]) -> None:
@@ -351,7 +419,13 @@ class WsgiConnection(asyncio.Protocol):
 
     def _finish(self, data: bytes, keep: bool) -> None:
         if self._gone:
+            self._end_websocket()
             return
+        if self._is_taken():
+            self._end_websocket()
+            self._transport.abort()
+            return
+        self._end_websocket()
         if data:
             self._transport.write(data)
         self._busy = False
@@ -375,13 +449,24 @@ class WsgiConnection(asyncio.Protocol):
     # Called by the server
 
     def close_if_idle(self) -> None:
-        """Close the connection, unless a request is being read or handled."""
+        """Close the connection, unless a request is being read or handled. A WebSocket gets the end of its input."""
+        if self._raw is not None and self._raw.taken:
+            self._raw.end_input()
         if not self._busy and not self._reading:
             self._transport.close()
 
     def abort(self) -> None:
         """Close the connection at once, even during a request."""
+        if self._is_taken():
+            self._end_websocket()
         self._transport.abort()
+
+    def give_up(self, status: int | None) -> None:
+        """Close the connection, with ``status`` unless the response has begun."""
+        self._gone = True
+        if status is not None and not self.streaming_since:
+            self._transport.write(refusal.response(status))
+        self._transport.close()
 
     def check(self, now: float) -> None:
         """Close the connection if it has timed out at ``now``, a time of the loop."""

@@ -4,8 +4,8 @@ The supervisor passes a memory file (memfd_create(2)); without one, the numbers 
 only its own numbers, so there is no lock and no system call: 1.2 µs a request, two readings of the clock included.
 All numbers are doubles:
 
-- the number of places for threads, the number of requests in the queue when the last one was queued or taken, and the
-  number of threads that run,
+- the number of places for threads, the number of requests in the queue when the last one was queued or taken, the
+  number of threads that run, and whether the instance has handled as many requests as it may,
 - for each thread: calls that have ended, their seconds, the seconds that they were queued, and the time
   (CLOCK_MONOTONIC) at which the call in progress began, or 0.
 """
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _DOUBLE = 8
-_HEADER = 3
+_HEADER = 4
 _PER_THREAD = 4
 MOST_THREADS = 1024
 SIZE = _DOUBLE * (_HEADER + _PER_THREAD * MOST_THREADS)
@@ -40,6 +40,10 @@ class ThreadStats:
     def set_threads(self, count: int) -> None:
         """Set the number of threads that run, at most that of the places."""
         self.values[2] = count
+
+    def set_worn(self) -> None:
+        """Record that the instance has handled as many requests as it may, so that it is replaced."""
+        self.values[3] = 1.0
 
     def set_queued(self, count: int) -> None:
         """Set the number of queued requests."""
@@ -91,6 +95,11 @@ def decode(data: bytes, now: float) -> ThreadUse | None:
         sum(used[_HEADER + 2 :: _PER_THREAD]),
         max(running, default=0.0),
     )
+
+
+def is_worn(fd: int) -> bool:
+    """Whether the instance that writes to the memory file ``fd`` has called :meth:`ThreadStats.set_worn`."""
+    return memoryview(os.pread(fd, _DOUBLE * _HEADER, 0)).cast("d")[3] == 1.0
 
 
 def make_file() -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import re
 import sys
 import time
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import IO, Any, Protocol
 
+from passerelle.appserver import refusal
+from passerelle.appserver.client_fields import apply_to_environ
 from passerelle.appserver.paths import decode_path
 
 log = logging.getLogger("passerelle.appserver")
@@ -26,11 +27,11 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
-# Addresses of gateways on other machines, whose header fields about the client are believed; uvicorn reads it, too.
-GATEWAYS = frozenset(filter(None, os.environ.get("FORWARDED_ALLOW_IPS", "").replace(" ", "").split(",")))
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: .*)?")
 _ERROR = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
+_TOO_MANY_STREAMS = b'{"type":"about:blank","title":"Service Unavailable","status":503}'
+_EVENT_STREAM = "text/event-stream"
 _NAMES_KEPT = 1000  # bounds the memos of names, because clients may send any names
 
 _keys: dict[bytes, str] = {}
@@ -46,6 +47,10 @@ class ResponseSink(Protocol):
 
     def is_open(self) -> bool:
         """Whether the client is still there."""
+        ...
+
+    def begin_stream(self) -> bool:
+        """Record that the response is a stream that may last. Returns False if there are too many already."""
         ...
 
     def finish(self, data: bytes, keep: bool) -> None:
@@ -79,8 +84,13 @@ def environ_of(
     fields: Iterable[tuple[bytes, bytes]],
     peer: str,
     port: int,
+    *,
+    from_gateway: bool,
+    keep_host: bool = False,
 ) -> Environ:
     """Return the environ of a request without a body; ``version`` is ``1.0`` or ``1.1``.
+
+    ``from_gateway``: the header fields about the client are believed (see :mod:`.gateway_peer`).
 
     Header fields with an underscore in their name are dropped, because ``X_User`` would have the same environ key as
     the ``X-User`` that the gateway sets.
@@ -108,16 +118,8 @@ def environ_of(
         if key in environ:
             text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
         environ[key] = text
-    # From this machine only the gateway connects, and it lets no client write these fields. The first address is the
-    # client's; those of trusted proxies follow. Its port is not known.
-    if peer.startswith("127.") or peer == "::1" or peer in GATEWAYS or "*" in GATEWAYS:
-        scheme = environ.get("HTTP_X_FORWARDED_PROTO")
-        if scheme in ("http", "https"):
-            environ["wsgi.url_scheme"] = scheme
-        client = environ.get("HTTP_X_FORWARDED_FOR", "").partition(",")[0].strip(" ")
-        if client:
-            environ["REMOTE_ADDR"] = client
-            environ["REMOTE_PORT"] = "0"
+    if from_gateway:
+        apply_to_environ(environ, keep_host=keep_host)
     return environ
 
 
@@ -140,6 +142,10 @@ def _key(name: bytes) -> str:
     return key
 
 
+class _TooManyStreams(Exception):
+    """The response is an event stream, and there are as many as there may be."""
+
+
 def run(application: Application, environ: Environ, sink: ResponseSink, keep: bool) -> None:
     """Call ``application`` and send its response to ``sink``. An exception is logged, and the response is 500."""
     response = WsgiResponse(environ, sink, keep)
@@ -152,6 +158,8 @@ def run(application: Application, environ: Environ, sink: ResponseSink, keep: bo
             close = getattr(result, "close", None)
             if close is not None:
                 close()
+    except _TooManyStreams:
+        response.refuse_stream()
     # Includes SystemExit: a request must not end the instance.
     except BaseException:
         log.exception("%s %s failed", environ.get("REQUEST_METHOD"), environ.get("PATH_INFO"))
@@ -258,6 +266,17 @@ class WsgiResponse:
         else:
             self._finish(b"", keep=False)
 
+    def refuse_stream(self) -> None:
+        """Send 503 in place of an event stream."""
+        self._status = "503 Service Unavailable"
+        self._fields = [
+            ("Content-Type", "application/problem+json"),
+            ("Cache-Control", "no-store"),
+            ("Retry-After", str(refusal.RETRY_AFTER)),
+        ]
+        self._begin(len(_TOO_MANY_STREAMS))
+        self._finish(_TOO_MANY_STREAMS, keep=True)
+
     def _end(self) -> None:
         if self._done:
             return
@@ -287,7 +306,7 @@ class WsgiResponse:
         code = status[:3]
         self._bodiless = self._method == "HEAD" or code in ("204", "304")
         lines = [f"HTTP/1.1 {status}"]
-        dated = False
+        dated = streamed = False
         self._left = None
         self._chunked = False
         roles = _roles
@@ -305,6 +324,8 @@ class WsgiResponse:
                 self._left = int(value)
             elif role == _HOP:
                 continue
+            elif role == _TYPE:
+                streamed = value.startswith(_EVENT_STREAM)
             else:
                 dated = True
             lines.append(f"{name}: {value}")
@@ -325,6 +346,8 @@ class WsgiResponse:
             lines.append("Connection: keep-alive")
         lines.append("\r\n")
         text = "\r\n".join(lines)
+        if streamed and self._left is None and not self._bodiless and not self._sink.begin_stream():
+            raise _TooManyStreams
         # One check for values of the application that would end a header field and begin another.
         if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
             raise ValueError("a line break or NUL in the status or a header field")
@@ -333,7 +356,8 @@ class WsgiResponse:
 
 # Field names and status lines that applications use: few, and checked once. The roles are plain integers, because
 # comparing members of an enumeration for each field would take longer than everything else here.
-_PLAIN, _LENGTH, _DATE, _HOP = 1, 2, 3, 4
+_PLAIN, _LENGTH, _DATE, _HOP, _TYPE = 1, 2, 3, 4, 5
+_ROLES = {"content-length": _LENGTH, "date": _DATE, "content-type": _TYPE}
 _roles: dict[str, int] = {}
 _statuses: set[str] = set()
 
@@ -342,7 +366,7 @@ def _role(name: str) -> int:
     if not _TOKEN.fullmatch(name):
         raise ValueError(f"not a field name: {name!r}")
     lowered = name.lower()
-    role = _HOP if lowered in _HOP_BY_HOP else {"content-length": _LENGTH, "date": _DATE}.get(lowered, _PLAIN)
+    role = _HOP if lowered in _HOP_BY_HOP else _ROLES.get(lowered, _PLAIN)
     if len(_roles) < _NAMES_KEPT:
         _roles[name] = role
     return role

@@ -202,6 +202,8 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         ),
         ("environment environ variables", "env", _write("env: {NAME: value}")),
         ("workdir working_dir working_directory dir directory chdir folder root", "cwd", _write("cwd: FOLDER")),
+        ("graceful_timeout stop_timeout", "grace", _write("grace: 30s")),
+        ("post_fork post_worker_init when_ready on_starting", "on_start", _write("on_start: module:function")),
         ("module wsgi asgi application callable", "app", _write("app: users:app (module:attribute)")),
         (
             "health_check healthcheck health_checks healthz health_path check probe readiness liveness",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import ipaddress
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -346,7 +347,7 @@ class _Export:
                 healthy=[*healthy, *(["redis"] if "redis-password" in built.secrets else [])],
                 completed_successfully=completed,
             ),
-            stop_grace_period="15s",
+            stop_grace_period=f"{math.ceil((found.grace or 10) + 5)}s",
         )
         return own
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from passerelle.config.models.application import ONLY_WITH_APP
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable
 from passerelle.export.nginx_coverage import IN_FRONT
 
 _YES = Exported()
+_ENDS = Exported("the container ends, and Compose starts it again: it is away meanwhile")
 COVERAGE = Coverage(
     {
         **dict.fromkeys(("Config.listen", "Config.tls", "Config.limits", "Config.redis", "Config.tracing"), _YES),
@@ -39,7 +41,10 @@ COVERAGE = Coverage(
         "Limits.connections": _YES,
         **{key: IN_FRONT.keys[key] for key in ("Limits.connections_per_address", "ListenerTls.certificates")},
         **{key: IN_FRONT.keys[key] for key in ("ListenerTls.client_ca", "ListenerTls.client", "ListenerTls.auto")},
-        **dict.fromkeys(("Service.app", "Service.interface", "Service.threads", "Service.instances"), _YES),
+        **dict.fromkeys(("Service.app", "Service.instances", *(f"Service.{key}" for key in ONLY_WITH_APP)), _YES),
+        **dict.fromkeys(("Service.max_requests", "Service.max_requests_jitter"), _ENDS),
+        "Service.transport": NotApplicable("an instance in a container has a port"),
+        "Service.grace": _YES,
         **dict.fromkeys(("Service.health", "Health.path", "Service.targets", "Service.zones"), _YES),
         "Service.run": Exported("a loss with a loopback address, and with a password"),
         "Service.env": Exported("a loss with a loopback address, and with a file of SQLite"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from passerelle.appserver.options import ServerOptions
 from passerelle.config.models.config import Service
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.reading.substitute import references
@@ -151,10 +152,7 @@ class ServiceBuilder:
         if service.app is not None:
             yield from ("python3", "-P", "-m", "passerelle.appserver.main", service.app)
             yield from ("--host", "0.0.0.0", "--port", str(PORT))
-            if service.interface is not None:
-                yield from ("--interface", service.interface)
-            if service.threads is not None:
-                yield from ("--threads", str(service.threads))
+            yield from ServerOptions.of(service).words()
             return
         found = at(self._data, (*loc, "run"))
         words = shlex.split(found) if isinstance(found, str) else [str(word) for word in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable
 
 _PLACED = NotApplicable("the file of the export has its content in the places where it applies")
+_ENDS = Exported("the container ends, and the cluster starts it again: it is away meanwhile")
 
 COVERAGE = Coverage(
     {
@@ -52,6 +53,8 @@ COVERAGE = Coverage(
             "defaults of variables, passwords, and other loopback addresses than `HOST:{port}` are losses"
         ),
         "Service.env": Exported("defaults, possible secrets, loopback addresses and SQLite are losses"),
+        "Service.transport": NotApplicable("an instance in a pod has a port"),
+        **dict.fromkeys(("Service.max_requests", "Service.max_requests_jitter"), _ENDS),
         "Instances.target_in_flight": Exported("a loss with `--scale-by cpu`"),
         "Route.cache": Exported("a loss with several gateways without `redis`"),
         "Part.cache": Exported("a loss with several gateways without `redis`"),

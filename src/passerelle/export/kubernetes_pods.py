@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from passerelle.appserver.main import GRACE
+from passerelle.appserver.options import ServerOptions
 from passerelle.config.models.base import given
 from passerelle.config.models.config import Config, Health, Service
 from passerelle.config.reading.substitute import references
@@ -241,7 +242,7 @@ def service_pod(workload: Workload, options: Options, fresh: float) -> Manifest:
         label,
         "service",
         container,
-        terminationGracePeriodSeconds=drain + _seconds(GRACE) + _MARGIN,
+        terminationGracePeriodSeconds=drain + _seconds(GRACE if service.grace is None else service.grace) + _MARGIN,
         topologySpreadConstraints=spread(label),
     )
 
@@ -269,10 +270,7 @@ def command_of(workload: Workload) -> Iterator[str]:
         return
     yield from ("python3", "-P", "-m", "passerelle.appserver.main", literal(service.app), "--host", "0.0.0.0")
     yield from ("--port", str(SERVICE_PORT))
-    if service.interface is not None:
-        yield from ("--interface", service.interface)
-    if service.threads is not None:
-        yield from ("--threads", str(service.threads))
+    yield from ServerOptions.of(service).words()
 
 
 def _listening(word: str) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from passerelle.config.models.access_log import split_target
 from passerelle.config.models.addresses import Address
+from passerelle.config.models.application import ONLY_WITH_APP
 from passerelle.config.models.config import Config
 from passerelle.config.models.target import Target
 from passerelle.config.problems import Loc
@@ -16,7 +17,7 @@ from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import is_loopback, texts
 from passerelle.export.secret_places import POSSIBLE_SECRETS, SECRETS, has_password, is_one_of, may_be_secret
 
-LOCAL_KEYS = frozenset({"app", "run", "interface", "threads", "instances", "env", "cwd"})
+LOCAL_KEYS = frozenset({"app", "run", *ONLY_WITH_APP, "instances", "env", "cwd", "grace"})
 """The keys of a service that concern its processes."""
 FRESH = "5s"
 """How long the addresses of a name are used, unless the file states it: the DNS of containers states 10 minutes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from passerelle.config.models.automatic_tls import AutomaticTls
+from passerelle.config.models.application import ONLY_WITH_APP
 from passerelle.config.models.defaults import Defaults
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable, Support
 from passerelle.export.listener_certificate import LOST
@@ -94,8 +95,8 @@ IN_PLACE = Coverage(
         **_all(_LATER, *(f"S3.{key}" for key in ("endpoint", "region", "access_key", "secret_key"))),
         **_all(_LATER, "Keep.daily", "Keep.weekly", "Keep.monthly"),
         **_all(_ONE_VERSION, "Service.versions", "Service.rollout", "Service.split_by"),
-        **_all(_ONE_VERSION, *(f"Version.{key}" for key in ("app", "run", "targets", "zones", "near", "interface"))),
-        **_all(_ONE_VERSION, *(f"Version.{key}" for key in ("threads", "instances", "env", "cwd"))),
+        **_all(_ONE_VERSION, *(f"Version.{key}" for key in ("app", "run", "targets", "zones", "near"))),
+        **_all(_ONE_VERSION, *(f"Version.{key}" for key in (*ONLY_WITH_APP, "instances", "env", "cwd", "grace"))),
         "Config.state": NotApplicable("it is about splits at run time, which nginx does not have"),
         "Config.tracing": Lost("nginx sends no traces"),
         "Config.debug": Lost("nginx adds no Server-Timing"),
@@ -135,7 +136,7 @@ IN_PLACE = Coverage(
         # Services.
         **_all(_YES, "Service.app", "Service.run", "Service.instances", "Service.zones", "Service.balance"),
         "Service.targets": Exported("a loss with both `http` and `https`"),
-        **_all(_ELSEWHERE, "Service.interface", "Service.env", "Service.cwd", "Service.threads"),
+        **_all(_ELSEWHERE, "Service.env", "Service.cwd", "Service.grace", *(f"Service.{k}" for k in ONLY_WITH_APP)),
         "Service.near": Lost("nginx prefers no zone"),
         "Service.health": Lost("nginx has no active health checks; requests discover a failed instance"),
         **_all(_LATER, *(f"Health.{key}" for key in ("path", "method", "port", "interval", "timeout"))),

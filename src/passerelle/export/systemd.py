@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -162,7 +163,8 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
     yield "ExecReload=/bin/kill -HUP $MAINPID"
     yield "# The gateway finishes requests, and then stops the services itself."
     yield "KillMode=mixed"
-    yield f"TimeoutStopSec={_STOP_SECONDS}"
+    grace = max((service.grace or 0.0 for service in deployment.config.services.values()), default=0.0)
+    yield f"TimeoutStopSec={max(_STOP_SECONDS, math.ceil(grace) + 20)}"
     yield "Restart=on-failure"
     yield "RestartSec=1"
     yield f"User={user}"

@@ -33,6 +33,7 @@ from passerelle.supervisor.service_scaling import ServiceScaling
 from passerelle.supervisor.splits import Settings, Splits
 from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system.systemd import Notifier, PassedSockets
+from passerelle.system.socket_folder import SocketFolder
 
 _SAME_REPORT = 10.0  # seconds in which the same report of several workers is one event
 _DRAIN_POLL = 0.05  # seconds between two counts of the requests in flight
@@ -100,11 +101,13 @@ class Fleet:
         self.targets: list[ProbedTarget] = []
         self.workers: list[WorkerProcess] = []
         self.folder = setup.folder
+        self.on_worn: Callable[[InstanceProcess], None] = lambda instance: None  # see InstanceProcess
         self._on_fault = on_fault
         self._rng = rng
         self._start_limit = start_limit
         self._grace = grace
         self._ports_in_use: set[int] = set()
+        self.sockets = SocketFolder()
         self._reported: dict[tuple[str, str], float] = {}
         self._runs: dict[Member | WorkerProcess, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -162,12 +165,14 @@ class Fleet:
             service,
             self.folder,
             self._ports_in_use,
+            self.sockets,
             self.report.line,
             Backoff(self._rng.random),
             self._process_events,
             self.clock,
             place,
         )
+        instance.on_worn = lambda worn: self.on_worn(worn)
         self.instances.append(instance)
         return instance
 
@@ -280,9 +285,13 @@ class Fleet:
         await asyncio.gather(*map(end, members))
 
     async def wait_until_drained(self, member: Member) -> None:
-        """Send ``member`` no new requests, and wait for those in flight, for at most :data:`DRAIN_LIMIT` seconds."""
+        """Send ``member`` no new requests, and wait for those in flight, for at most :data:`DRAIN_LIMIT` seconds.
+
+        A longer ``grace`` of an instance takes the place of the limit.
+        """
         member.service.drain(member.name)
-        deadline = self.clock() + DRAIN_LIMIT
+        grace = member.grace if isinstance(member, InstanceProcess) else None
+        deadline = self.clock() + max(DRAIN_LIMIT, grace or 0.0)
         while True:
             if not await self.in_flight(member) or self.clock() >= deadline:
                 return

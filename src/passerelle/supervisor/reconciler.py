@@ -6,10 +6,12 @@ leaves first finishes its requests in flight.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from passerelle.config.models.application import ONLY_WITH_APP
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.instances import MOST_INSTANCES
@@ -18,7 +20,7 @@ from passerelle.supervisor.control_channel import ControlError
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.fleet import Fleet, Member
 from passerelle.supervisor.instance_admin import InstanceAdmin
-from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.instance_process import InstanceProcess, uses_socket
 from passerelle.supervisor.packed_config import pack
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.target_set import TargetSet
@@ -26,7 +28,9 @@ from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system.ports import PortTaken
 
 # The keys of a service that define its processes: when one changes, all its instances are replaced.
-_PROCESS = ("app", "run", "interface", "threads", "env", "cwd")
+_PROCESS = ("app", "run", *ONLY_WITH_APP, "env", "cwd", "grace")
+_START_POLL = 0.5  # seconds between two looks whether the start is complete
+_REPLACED_AGAIN = 30.0  # seconds until a worn instance is replaced again when its successor has not come up
 
 
 class Reconciler:
@@ -38,6 +42,7 @@ class Reconciler:
         self._instance_admin = InstanceAdmin(targets, fleet.report.log, fleet.clock)
         # Returns the services of a configuration that need no instances, because no user has that version any more.
         self.ended_versions: Callable[[Config], set[str]] = lambda config: set()
+        fleet.on_worn = self._on_worn
         self.on_applied: Callable[[], None] = lambda: None  # called when another configuration is in force
 
     async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
@@ -273,20 +278,49 @@ class Reconciler:
             return {"message": message, "instances": number}
 
     async def _replace_all(self, service: ServiceHealthMonitor) -> int:
-        fleet = self._fleet
         old = self._instances(service)
         for number, instance in enumerate(old):
-            new = fleet.make_instance(service, instance.place)
-            await fleet.start([new])
-            if not service.is_up(new.name):
-                problem = service.problems.get(new.name) or new.last_end or "no response"
-                await fleet.remove(new)
+            if problem := await self._replace(instance):
                 text = f"{service.name}: replaced {number} of {len(old)} instances; the others keep running, because"
-                text += f" the new instance {new.name} did not come up: {problem}"
-                fleet.report.log(text)
+                text += f" the new instance {problem}"
+                self._fleet.report.log(text)
                 raise ChangeRefused(text)
-            await fleet.drain_and_remove([instance])
         return len(old)
+
+    async def _replace(self, instance: InstanceProcess) -> str:
+        """Replace ``instance`` once its successor is up. Returns what the successor lacks; empty after success."""
+        fleet, service = self._fleet, instance.service
+        new = fleet.make_instance(service, instance.place)
+        await fleet.start([new])
+        if not service.is_up(new.name):
+            problem = service.problems.get(new.name) or new.last_end or "no response"
+            await fleet.remove(new)
+            return f"{new.name} did not come up: {problem}"
+        await fleet.drain_and_remove([instance])
+        return ""
+
+    def _on_worn(self, instance: InstanceProcess) -> None:
+        self._fleet.spawn(self._replace_worn(instance))
+
+    async def _replace_worn(self, instance: InstanceProcess) -> None:
+        """Replace an instance that has handled ``max_requests``, until that succeeds."""
+        fleet, worn = self._fleet, instance.process
+        with contextlib.suppress(ChangeRefused):  # the supervisor stops
+            while True:
+                if fleet.state == "starting":
+                    await asyncio.sleep(_START_POLL)
+                    continue
+                async with fleet.exclusive():
+                    if instance not in fleet.instances or instance.process is not worn or worn is None:
+                        return  # it was replaced, or has ended and was started again
+                    if worn.returncode is not None:
+                        return  # it has ended, and will be started again
+                    problem = await self._replace(instance)
+                if not problem:
+                    fleet.report.log(f"{instance.name} was replaced after max_requests")
+                    return
+                fleet.report.log(f"{instance.name} has handled max_requests, but its successor {problem}")
+                await asyncio.sleep(_REPLACED_AGAIN)
 
     def _instances(self, service: ServiceHealthMonitor) -> list[InstanceProcess]:
         return [instance for instance in self._fleet.instances if instance.service is service]
@@ -305,4 +339,5 @@ class Reconciler:
 
 
 def _process_keys(config: ServiceConfig) -> list[object]:
-    return [getattr(config, key) for key in _PROCESS]
+    of_host = config.host != "client" if config.app is not None else None  # see ServerOptions.keep_host
+    return [*(getattr(config, key) for key in _PROCESS), uses_socket(config), of_host]

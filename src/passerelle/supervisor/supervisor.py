@@ -305,6 +305,7 @@ class Supervisor:
         fleet.listeners.close()
         await self._stop_all(fleet.workers, WORKER_GRACE + 1.0, "the requests in flight")
         await self._stop_all(fleet.instances, self._grace, "")
+        fleet.sockets.remove()
         await fleet.cancel(fleet.targets)
         for service in fleet.services.values():
             service.close()

@@ -38,7 +38,7 @@ from passerelle.config.checks.guards import (
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
 from passerelle.config.checks.listeners import WILDCARD_ADDRESSES, listener_findings, listener_hints, same_socket
-from passerelle.config.checks.match import match_warnings, order_errors
+from passerelle.config.checks.match import match_warnings, route_order_errors
 from passerelle.config.checks.oidc import oidc_errors
 from passerelle.config.checks.passwords import basic_errors, basic_warnings, key_errors, key_warnings
 from passerelle.config.checks.rollout import rollout_errors
@@ -57,6 +57,7 @@ from passerelle.config.checks.versions import version_alert_errors, version_erro
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.alerts import AlertSettings
+from passerelle.config.models.application import ONLY_WSGI
 from passerelle.config.models.base import given
 from passerelle.config.models.basic import Basic
 from passerelle.config.models.config import Config, Part, Route, RouteCache, Service, Version
@@ -141,7 +142,7 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
     for each in partial.routes:
         yield from _route(each, partial.services, blocks)
     kept = [each for each in partial.routes if not each.repaired & {"path", "host", "methods", "match", "priority"}]
-    yield from order_errors([(("routes", each.index), each.route) for each in kept])
+    yield from route_order_errors([(("routes", each.index), each.route) for each in kept])
     if partial.jwt is not None:
         yield from jwt_errors(partial.jwt)
     if partial.tls is not None:
@@ -282,8 +283,9 @@ def _service(name: str, service: Service, listen: Sequence[Address]) -> Iterator
         yield Finding(
             (*loc, "run"), f"found no {{port}} in {found!r}; pass the port to the command, such as --port {{port}}"
         )
-    if service.threads is not None and service.interface == "asgi":
-        yield Finding((*loc, "threads"), "found together with interface: asgi; allowed with wsgi only")
+    for key in ONLY_WSGI if service.interface == "asgi" else ():
+        if getattr(service, key) is not None:
+            yield Finding((*loc, key), "found together with interface: asgi; allowed with wsgi only")
     if service.near is not None and service.zones is not None and service.near not in service.zones:
         zones = list(service.zones)
         yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")

@@ -14,7 +14,7 @@ from passerelle.routing.paths import Pattern
 Place = tuple[Loc, Route]
 
 
-def order_errors(routes: Sequence[Place]) -> Iterator[Finding]:
+def route_order_errors(routes: Sequence[Place]) -> Iterator[Finding]:
     """Find pairs of routes that can match one request, and of which none is more specific."""
     reported: set[tuple[Loc, Loc]] = set()  # several hosts of two routes are one finding
     for group in _groups(routes).values():

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from passerelle.config.models.base import Model, Takes
+from passerelle.config.models.application import ApplicationKeys
+from passerelle.config.models.base import Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.instances import Instances
 from passerelle.config.models.target import Target, Zone
-from passerelle.config.models.values import App, Command, EnvName, File, Name, Text, WholeNumber
+from passerelle.config.models.units import Duration
+from passerelle.config.models.values import Command, EnvName, File, Name, Text
 
 
-class InstanceSource(Model):
+class InstanceSource(ApplicationKeys):
     """The instances of a service or of a version of one: exactly one of `app`, `run`, `targets` and `zones`."""
 
-    app: App | None = Field(
-        default=None, description="A WSGI or ASGI application to run: `module:attribute`, or `module:factory()`."
-    )
     run: Command | None = Field(
         default=None,
         description="A command that serves HTTP on `{port}`: a list of words, or text split like a shell command.",
@@ -33,14 +32,6 @@ class InstanceSource(Model):
         default=None,
         description="The zone that gets all requests it can carry; other zones get the rest. With `zones` only.",
     )
-    interface: Literal["wsgi", "asgi"] | None = Field(
-        default=None, description="Interface of `app`; detected by default. With `app` only."
-    )
-    threads: Annotated[int, WholeNumber(1, 256)] | None = Field(
-        default=None,
-        description="Number of requests that each instance of a WSGI `app` handles at once, besides "
-        "[streams](running.md#streams-of-wsgi-applications); by default 4. With `app` only.",
-    )
     instances: Annotated[Instances, Takes("number, 1 to 1000, or [mapping](#instances)")] = Field(
         default=Instances.model_construct(min=1, max=1),
         description="Number of processes to start, `1` by default, or the range in which it follows the load. With "
@@ -53,4 +44,9 @@ class InstanceSource(Model):
         default=None,
         description="Working directory, relative to the file; by default the folder of the file. With `app` "
         "or `run` only.",
+    )
+    grace: Duration | None = Field(
+        default=None,
+        description="Time that an instance has for running requests between SIGTERM and SIGKILL; by default "
+        "10s. With `app` or `run` only.",
     )

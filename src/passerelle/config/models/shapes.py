@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from passerelle.config.models.application import ONLY_WITH_APP
 from passerelle.config.models.base import Shape
 
 SOURCES = ("app", "run", "targets", "zones")
@@ -12,6 +13,9 @@ KINDS = ("service", "compose", "redirect", "respond", "static", "login", "logout
 
 ACTIONS = ("redirect", "respond", "static")
 """The kinds of routes on which the gateway responds itself, without a service."""
+
+# Keys of services whose instances passerelle starts.
+_OF_PROCESSES = ("instances", "env", "cwd", "grace")
 
 # Keys about forwarded requests and about access. They do not apply to logins and logouts, which the gateway handles.
 _UPSTREAM = (
@@ -47,7 +51,7 @@ def needs_services(routes: object) -> bool:
 def service_shape(keys: set[str]) -> Shape:
     """Check which keys a service combines."""
     if "versions" in keys:
-        of_version = (*SOURCES, "near", "interface", "threads", "instances", "env", "cwd")
+        of_version = (*SOURCES, "near", *ONLY_WITH_APP, *_OF_PROCESSES)
         return [(key, "found together with versions; each version has its own") for key in of_version if key in keys]
     for key in ("rollout", "split_by"):
         if key in keys:
@@ -62,14 +66,16 @@ def service_shape(keys: set[str]) -> Shape:
     source = sources[0]
     findings: Shape = []
     if source in ("targets", "zones"):
-        wrong = [key for key in ("instances", "env", "cwd") if key in keys]
+        wrong = [key for key in _OF_PROCESSES if key in keys]
         findings += [(key, f"found together with {source}; allowed with app or run only") for key in wrong]
     if source != "zones" and "near" in keys:
         findings.append(("near", f"found together with {source}; allowed with zones only"))
     if source != "app":
-        for key in ("interface", "threads"):
+        for key in ONLY_WITH_APP:
             if key in keys:
                 findings.append((key, f"found together with {source}; allowed with app only"))
+    elif "max_requests_jitter" in keys and "max_requests" not in keys:
+        findings.append(("max_requests_jitter", "found without max_requests, to which it is added"))
     return findings
 
 

@@ -109,6 +109,22 @@ App = Annotated[
 ]
 
 
+def parse_function(found: object) -> str:
+    """Parse the name of a function, ``module:function``."""
+    words = found.split(":") if isinstance(found, str) else []
+    if len(words) == 2 and all(each.isidentifier() for word in words for each in word.split(".")):
+        return ":".join(words)
+    raise ValueError(f"found {describe(found)}; allowed is module:function, such as users.start:connect")
+
+
+StartFunction = Annotated[
+    str,
+    BeforeValidator(parse_function),
+    WithJsonSchema({"type": "string", "pattern": "^[^:()]+:[^:()]+$"}),
+    Takes("`module:function`"),
+]
+
+
 def parse_command(found: object) -> object:
     """Parse a command: a list of words, or text that is split like a shell command, without a shell."""
     if isinstance(found, str):

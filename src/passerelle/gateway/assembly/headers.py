@@ -107,10 +107,16 @@ def _reverse_rewriting(config: Config, route: Route) -> ReverseRewriting | None:
     return ReverseRewriting(prefix, path, [each.lower().encode("ascii") for each in authorities])
 
 
-def request_rules(route: Route) -> RequestHeaderRules | None:
-    """Build the rules for the header fields of requests to services, or None."""
+def request_rules(config: Config, route: Route) -> RequestHeaderRules | None:
+    """Build the rules for the header fields of requests to services, or None.
+
+    With ``rewrite_response``, the prefix is added to responses. Applications of `app` build their links with the prefix
+    that they receive, so that they receive none on such a route: their links would have it twice.
+    """
     rules = _request_rules(route.request_headers)
     prefix = route.prefix
+    if route.rewrite_response and route.service is not None and config.services[route.service].app is not None:
+        prefix = ""
     return StrippedPrefixRules(prefix.encode("ascii"), rules) if prefix else rules
 
 

@@ -151,7 +151,7 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
         body_limit,
         guards,
         rule_of(route.compress),
-        request_rules(route),
+        request_rules(config, route),
         response_rules,
         preflight,
     )
