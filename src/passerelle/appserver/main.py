@@ -32,6 +32,7 @@ from typing import Any
 
 from passerelle.appserver.thread_pool import EXTRA, STUCK_AFTER, THREADS
 from passerelle.system import linux, startup
+from passerelle.system.importing import hidden_file
 
 GRACE = 10.0  # seconds
 STUCK = 75  # EX_TEMPFAIL of sysexits.h; uvicorn uses 3 for a start-up that failed
@@ -99,20 +100,6 @@ def load(app: str) -> Any:
             raise AppLoadError(f"{app!r} is not an application but makes one: write {app.partition('(')[0]}()")
         raise AppLoadError(f"{app!r} is not a WSGI or ASGI application: a {type(found).__name__} takes no request")
     return found
-
-
-def hidden_file(module: str) -> str:
-    """Return a remark for a message where ``module`` is not the one in the current folder; empty where it is.
-
-    The folder is last on the path, so an installed module of the same name hides it.
-    """
-    name = module.partition(".")[0]
-    here = next((path for path in (f"{name}.py", os.path.join(name, "__init__.py")) if os.path.exists(path)), None)
-    loaded = getattr(sys.modules.get(name), "__file__", None)
-    if here is None or name not in sys.modules or (loaded is not None and os.path.samefile(loaded, here)):
-        return ""
-    origin = loaded or "the interpreter"
-    return f"; {name!r} was loaded from {origin}, and hides {os.path.abspath(here)}: rename the latter"
 
 
 def _arguments(app: str, text: str) -> tuple[list[Any], dict[str, Any]]:

@@ -37,6 +37,7 @@ from passerelle.config.checks.guards import (
 )
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
+from passerelle.config.checks.plugins import plugin_errors, plugin_warnings, route_plugins
 from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
@@ -52,6 +53,7 @@ from passerelle.config.models.config import Config, Part, Route, RouteCache, Ser
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import Jwt
+from passerelle.config.models.plugins import Plugin
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.units import duration_text
@@ -93,6 +95,7 @@ class PartialConfig:
     alerts: AlertSettings | None
     log: Path | None
     pages: Mapping[str, Path]
+    plugins: Mapping[str, Plugin | None]
 
     @classmethod
     def of(cls, config: Config) -> PartialConfig:
@@ -101,7 +104,9 @@ class PartialConfig:
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
         of_file = (config.jwt, config.tls, config.sessions, config.keys, config.identity_token, config.alerts, log)
-        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file, config.errors)
+        return cls(
+            config.listen, config.admin, dict(config.services), routes, blocks, *of_file, config.errors, config.plugins
+        )
 
 
 def errors(partial: PartialConfig) -> Iterator[Finding]:
@@ -122,6 +127,9 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
     blocks = partial.blocks - {"tls"} if no_clients else partial.blocks
     for each in partial.routes:
         yield from _route(each, partial.services, blocks)
+        if "plugins" not in each.repaired:
+            yield from route_plugins(("routes", each.index), each.route, partial.plugins)
+    yield from plugin_errors(partial.plugins)
     yield from _duplicates(partial.routes)
     if partial.jwt is not None:
         yield from jwt_errors(partial.jwt)
@@ -175,6 +183,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     yield from hedge_warnings(config, services_of)
     yield from slash_warnings(config)
     yield from shadow_warnings(config)
+    yield from plugin_warnings(config)
     yield from action_warnings(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():

@@ -49,6 +49,7 @@ from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.instances import Instances
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
+from passerelle.config.models.plugins import Plugin
 from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
@@ -105,6 +106,7 @@ __all__ = [
     "OnError",
     "Override",
     "Part",
+    "Plugin",
     "RateLimit",
     "Redirect",
     "RequestHeaders",
@@ -517,6 +519,11 @@ class Config(Model):
     )
     identity_token: IdentityToken | None = Field(
         default=None, description="A signed token that identifies the client to services."
+    )
+    plugins: Annotated[dict[Name, Plugin], Takes("mapping of names to [plugins](#plugins)")] = Field(
+        default={},
+        min_length=1,
+        description="Python functions as guards and filters, by name.",
     )
     services: Annotated[dict[Name, Service], Takes("mapping of names to [services](#a-service)")] = Field(
         default={}, min_length=1, description="The upstream services, by name. Required if a route needs one."

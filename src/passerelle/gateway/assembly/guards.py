@@ -18,10 +18,14 @@ from passerelle.config.guards import GUARDS
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
 from passerelle.config.models.identity_token import IdentityToken
+from passerelle.config.models.plugins import Plugin
 from passerelle.config.models.values import SHARED
 from passerelle.errors import CannotStart
-from passerelle.observability.metrics import RouteMetrics
+from passerelle.gateway.response_filter import ResponseFilterStep
+from passerelle.observability.metrics import PluginMetrics, RouteMetrics
 from passerelle.observability.tracing.context import TRACEPARENT, TRACESTATE
+from passerelle.plugin_host.guards import HideConditions, PluginGuard, RequestFilterStep
+from passerelle.plugin_host.host import PluginHost, PluginSettings
 from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authorization import Require
 from passerelle.security.cookies import HideCookies
@@ -167,14 +171,26 @@ def _required_redis(redis: RedisClient | None) -> RedisClient:
 
 
 def copied_fields(config: Config, services: Iterable[str]) -> set[bytes]:
-    """Return the fields (lower case) that a ``forward_auth`` of any route adds to requests for ``services``."""
+    """Return the fields (lower case) that ``forward_auth`` and plugins of any route add for ``services``."""
     wanted = set(services)
     return {
-        name.lower().encode("ascii")
+        name
         for route in config.routes
-        if route.forward_auth is not None and not wanted.isdisjoint(route.destinations)
-        for name in route.forward_auth.copy_headers
+        if not wanted.isdisjoint(route.destinations)
+        for name in added_fields(config, route)
     }
+
+
+def added_fields(config: Config, route: Route) -> frozenset[bytes]:
+    """Return the fields (lower case) that ``forward_auth`` and plugins of ``route`` add to requests for services."""
+    names = list(route.forward_auth.copy_headers) if route.forward_auth is not None else []
+    names += [name for plugin in route.plugins for name in config.plugins[plugin].sets]
+    return frozenset(name.lower().encode("ascii") for name in names)
+
+
+def _plugin_settings(plugin: Plugin) -> PluginSettings:
+    values = plugin.kind, plugin.reference, plugin.settings, plugin.folder
+    return PluginSettings(*values, plugin.timeout, plugin.threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +210,19 @@ class GuardFactory:
     :raises CannotStart: if a file or key that guards need cannot be used.
     """
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: GuardFactory | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        plugin_metrics: Callable[[str], PluginMetrics],
+        before: GuardFactory | None = None,
+    ) -> None:
         self._config = config
+        used = dict.fromkeys(name for route in config.routes for name in route.plugins)
+        wanted = {name: _plugin_settings(config.plugins[name]) for name in used}
+        self.plugins: PluginHost = PluginHost(
+            wanted, loop, plugin_metrics, before.plugins if before is not None else None
+        )
         self._proxies = Proxies(config.trusted_proxies)
         self._trace_fields = (TRACEPARENT, TRACESTATE) if config.tracing is not None else ()
         self._subscribers = Subscribers()
@@ -220,11 +247,13 @@ class GuardFactory:
         """Start the background work of the providers, except of those shared with ``before``."""
         for part in self._background(before):
             part.start()
+        self.plugins.start()
 
     def stop(self, after: GuardFactory | None = None) -> None:
         """Stop the background work of the providers, except of those shared with ``after``."""
         for part in self._background(after):
             part.stop()
+        self.plugins.stop(after.plugins if after is not None else None)
 
     def _background(
         self, other: GuardFactory | None
@@ -293,6 +322,36 @@ class GuardFactory:
         withheld = self.withheld([settings.service], scope.route, self._trace_fields)
         return [forward_auth(values, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict, withheld)]
 
+    def _plugin_guards(self, scope: RouteScope) -> list[Guard]:
+        route = scope.route
+        return [
+            PluginGuard(self.plugins.runners[name], route.label, plugin.sets, tracks=route.is_cached)
+            for name, plugin in self._plugins(route, "guard")
+        ]
+
+    def _request_filters(self, scope: RouteScope) -> list[Guard]:
+        label = scope.route.label
+        guards: list[Guard] = [
+            RequestFilterStep(self.plugins.runners[name], label, plugin.sets, open_on_failure=plugin.failure == "open")
+            for name, plugin in self._plugins(scope.route, "request")
+        ]
+        if any(plugin.body is not None for _, plugin in self._plugins(scope.route, "response")):
+            guards.append(HideConditions())
+        return guards
+
+    def response_filters(self, route: Route) -> tuple[ResponseFilterStep, ...]:
+        """Return the plugins that filter the responses of ``route``, in their order."""
+        return tuple(
+            ResponseFilterStep(
+                self.plugins.runners[name], route.label, plugin.body, open_on_failure=plugin.failure == "open"
+            )
+            for name, plugin in self._plugins(route, "response")
+        )
+
+    def _plugins(self, route: Route, kind: str) -> list[tuple[str, Plugin]]:
+        found = [(name, self._config.plugins[name]) for name in route.plugins]
+        return [(name, plugin) for name, plugin in found if plugin.kind == kind]
+
     def _identity_token(self, scope: RouteScope) -> list[Guard]:
         settings = self._config.identity_token
         if not scope.route.identity_token or settings is None or self._signer is None:
@@ -306,16 +365,18 @@ class GuardFactory:
         "auth": _authentication,
         "require": _authorization,
         "forward_auth": _forward_auth,
+        "plugin_guards": _plugin_guards,
         "limits_after_authentication": _limits_after_authentication,
         "identity_token": _identity_token,
+        "request_filters": _request_filters,
     }
     """One builder for each entry of :data:`GUARDS`."""
 
     def withheld(self, services: Iterable[str], route: Route, others: Iterable[bytes] = ()) -> WithheldFields | None:
         """Return the fields of clients that ``services`` never receive on ``route``, with ``others``; or None.
 
-        These are the gateway's own credentials, and the fields that ``forward_auth`` of any route adds to requests for
-        one of the services.
+        These are the gateway's own credentials, and the fields that ``forward_auth`` and plugins of any route add to
+        requests for one of the services.
         """
         names = copied_fields(self._config, services).union(others)
         header = self._config.keys.header.lower().encode("ascii") if self._config.keys is not None else None
