@@ -274,6 +274,7 @@ def test_routes_as_json(run: Run) -> None:
         "tell_deadline": False,
         "body": 10485760,
         "guards": [],
+        "plugins": [],
         "headers": [],
         "cache": None,
         "compress": None,

@@ -126,7 +126,7 @@ async def tag_later(request: Request, response: Response) -> ResponseChange:
 def greet(request: Request, response: Response) -> ResponseChange:
     """Replace the body by one for the client."""
     RESPONSES.append(response)
-    name = request.headers.get("x-user", "nobody")
+    name = request.headers.get("x-user", "guest")
     return ResponseChange(status=203, body=(response.body or b"").upper() + name.encode())
 
 

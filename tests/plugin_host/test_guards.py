@@ -86,7 +86,11 @@ def test_a_guard_names_the_consumer_and_fields_of_the_service(rig: Rig) -> None:
     assert client.request("GET", "/a", ("X-User", "bob")).status == 200
     assert client.request("GET", "/b", *forged).status == 200
     ann, bob, without = upstream.requests
-    assert (ann.all("x-consumer"), ann.all("x-consumer-scopes"), ann.all("x-tenant")) == ([b"ann"], [b"read"], [b"t-ann"])
+    assert (ann.all("x-consumer"), ann.all("x-consumer-scopes"), ann.all("x-tenant")) == (
+        [b"ann"],
+        [b"read"],
+        [b"t-ann"],
+    )
     assert ann.all("x-consumer-auth") == [b"plugin"]
     assert bob.all("x-tenant") == [b"t-bob"]
     assert not {"x-tenant", "x_tenant", "x-consumer"} & set(without.names())

@@ -44,7 +44,6 @@ def test_a_filter_changes_the_head_of_a_response(rig: Rig, name: str, value: byt
         assert response.get("x-internal") is None
         assert samples.RESPONSES[0].body is None
         assert samples.RESPONSES[0].headers["x-internal"] == "1"
-        assert "content-length" not in samples.RESPONSES[0].headers
 
 
 def test_a_body_passes_whole_while_a_filter_of_heads_runs(rig: Rig, events: list[str]) -> None:
@@ -66,7 +65,9 @@ def test_a_body_passes_whole_while_a_filter_of_heads_runs(rig: Rig, events: list
 
 
 def test_a_filter_replaces_status_and_body(rig: Rig) -> None:
-    upstream = rig.upstream(answering(ok(b"hello ", b'ETag: "1"', b"Accept-Ranges: bytes", b"Content-Type: text/plain")))
+    upstream = rig.upstream(
+        answering(ok(b"hello ", b'ETag: "1"', b"Accept-Ranges: bytes", b"Content-Type: text/plain"))
+    )
     client = rig.connect(gateway(rig, upstream, response_filter("greet", body="1KiB")))
     fields = [("X-User", "ann"), ("Range", "bytes=0-1"), ("If-None-Match", '"1"'), ("Accept-Encoding", "gzip")]
     response = client.request("GET", "/", *fields)
@@ -84,11 +85,11 @@ def test_a_chunked_body_is_filtered_as_a_whole(rig: Rig) -> None:
     parts = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", b"3\r\ndef\r\n0\r\n\r\n"
     client = rig.connect(gateway(rig, rig.upstream(answering(*parts)), response_filter("greet", body="1KiB")))
     response = client.request("GET", "/")
-    assert (response.body, response.get("content-length")) == (b"ABCDEFnobody", b"12")
+    assert (response.body, response.get("content-length")) == (b"ABCDEFguest", b"11")
 
 
 def test_a_head_request_has_no_fields_of_a_body_that_is_not_known(rig: Rig) -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nETag: \"1\"\r\nX-Kept: 1\r\n\r\n"
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 6\r\nETag: "1"\r\nX-Kept: 1\r\n\r\n'
     client = rig.connect(gateway(rig, rig.upstream(answering(head)), response_filter("greet", body="1KiB")))
     response = client.request("HEAD", "/")
     assert (response.status, response.get("content-length"), response.get("etag")) == (203, None, None)
@@ -120,7 +121,9 @@ def test_a_body_that_a_filter_cannot_have_passes_or_fails(rig: Rig, what: str, f
     assert samples.RESPONSES == []
 
 
-@pytest.mark.parametrize(("name", "kind"), [("fail", "plugin_failed"), ("wrong", "plugin_failed"), ("hang", "plugin_timeout")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("fail", "plugin_failed"), ("wrong", "plugin_failed"), ("hang", "plugin_timeout")]
+)
 @pytest.mark.parametrize("failure", ["open", "closed"])
 @pytest.mark.parametrize("body", [{}, {"body": "1KiB"}])
 def test_a_filter_that_fails_is_open_or_closed(
@@ -180,7 +183,7 @@ def test_a_filter_runs_for_each_client_of_a_stored_response(rig: Rig) -> None:
     bodies = [client.request("GET", "/", ("X-User", user)).body for user in ("ann", "bob", "ann")]
     assert bodies == [b"HELLO ann", b"HELLO bob", b"HELLO ann"]
     conditional = client.request("GET", "/", ("If-None-Match", '"1"'), ("Range", "bytes=0-0"))
-    assert (conditional.status, conditional.body) == (203, b"HELLO nobody")
+    assert (conditional.status, conditional.body) == (203, b"HELLO guest")
     assert conditional.get("cache-status") == b"passerelle; hit"
     assert len(upstream.requests) == 1
 
@@ -198,9 +201,7 @@ def test_a_filter_of_heads_leaves_conditions_and_ranges_to_the_cache(rig: Rig) -
 
 def test_a_filtered_body_is_compressed(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok(b"hello" * 1000, b"Content-Type: text/plain", b"Cache-Control: max-age=60")))
-    running = gateway(
-        rig, upstream, response_filter("greet", body="10KiB"), route={"compress": ["gzip"], "cache": {}}
-    )
+    running = gateway(rig, upstream, response_filter("greet", body="10KiB"), route={"compress": ["gzip"], "cache": {}})
     client = rig.connect(running)
     for _ in range(2):
         response = client.request("GET", "/", ("Accept-Encoding", "gzip"), ("X-User", "ann"))

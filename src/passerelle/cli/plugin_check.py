@@ -37,6 +37,10 @@ def plugin_findings(config: Config) -> list[Finding]:
         reason = f": {last[0][:_MOST_OUTPUT]}" if last else ""
         return [Finding(("plugins",), f"the process that imports the modules ended early{reason}", at_key=True)]
     return [
-        Finding(("plugins", each["name"], each["key"], *each["loc"]), each["text"], at_key=each["key"] == "settings")
+        Finding(
+            ("plugins", each["name"], each["key"], *each["loc"]),
+            each["text"],
+            at_key=each["key"] == "settings" and not each["loc"],
+        )
         for each in found
     ]

@@ -28,7 +28,7 @@ from passerelle.config.models.error_pages import ErrorPages
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
-from passerelle.config.models.plugins import Plugin
+from passerelle.config.models.plugins import PLUGIN_KINDS, Plugin
 from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, needs_services, route_shape, service_shape
@@ -343,8 +343,13 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
     present = frozenset(key for key in data if key != "redis" or not is_off(data[key]))
     pages: dict[str, Path] = _optional(_PAGES, data, "errors") or {}
     listed = data["plugins"] if isinstance(data.get("plugins"), dict) else {}
-    plugins = {name: _repair(_PLUGIN, item, bad_in.get(("plugins", name), []), {})[0] for name, item in listed.items()}
+    plugins = {name: _plugin(item, bad_in.get(("plugins", name), [])) for name, item in listed.items()}
     return checks.PartialConfig(listen, admin, services, routes, present, *blocks, _log(source), pages, plugins)
+
+
+def _plugin(item: Any, wrong: list[Loc]) -> Plugin | None:
+    plugin, repaired = _repair(_PLUGIN, item, wrong, {})
+    return plugin if repaired.isdisjoint(PLUGIN_KINDS) else None
 
 
 def _block(source: ConfigSource, key: str, model: type[_Block]) -> _Block | None:

@@ -17,6 +17,7 @@ COVERAGE = Coverage(
         "Config.access_log": Exported("a path is a loss: a pod logs to standard output"),
         "Config.redis": Exported("a loopback address is a loss without `--redis`"),
         "Config.trusted_proxies": Exported("must contain the proxies of the Gateway if a key uses client addresses"),
+        "Config.plugins": Lost("the image of the gateway does not have the modules; build one from it that has them"),
         "Config.state": Lost("a pod keeps no files; with `redis`, the state is there"),
         "Route.rollout": Exported("a loss without `redis`: a pod keeps no state, and each judges for itself"),
         "Config.tls": Exported("ends at the Gateway or Ingress"),

@@ -195,7 +195,7 @@ class Gateway:
         for timer in self._timers.values():
             timer.cancel()
         self._guards.stop()
-        await self._guards.plugins.wait_until_stopped(PLUGIN_SECONDS)
+        await self._guards.plugins.host.wait_until_stopped(PLUGIN_SECONDS)
         await self.second_level.stop()
         if self.context.cache is not None:
             self.context.cache.store.close()

@@ -17,17 +17,25 @@ from passerelle.errors import Failure, Kind, reason_phrase
 from passerelle.http.messages import HOP_BY_HOP, list_members
 from passerelle.http1.head import ResponseHead
 from passerelle.plugin_host.guards import encoded
-from passerelle.plugin_host.requests import headers_read, request_of
+from passerelle.plugin_host.requests import ReceivedHeaders, headers_read, request_of
 from passerelle.plugin_host.runner import PluginCall, PluginRunner
-from passerelle.plugins import Headers, Request, Response, ResponseChange
+from passerelle.plugins import Request, Response, ResponseChange
 from passerelle.proxy_cache.heads import AnnotatedHead
 from passerelle.proxy_cache.interfaces import CacheClient
 from passerelle.security.guard import GuardedCall
 
-# What a plugin does not see: how the message is framed. And what describes a body that a plugin has replaced.
-_FRAMING = HOP_BY_HOP | {b"content-length"}
-_OF_BODY = _FRAMING | {
-    *(b"accept-ranges", b"content-digest", b"content-md5", b"digest", b"etag", b"last-modified", b"repr-digest"),
+# What describes a body that a plugin has replaced.
+_OF_BODY = HOP_BY_HOP | {
+    *(
+        b"accept-ranges",
+        b"content-digest",
+        b"content-length",
+        b"content-md5",
+        b"digest",
+        b"etag",
+        b"last-modified",
+        b"repr-digest",
+    ),
 }
 # The bytes of a body that arrive while a filter of heads runs, although the service is paused, at most.
 MOST_HELD = 4 * 1024 * 1024
@@ -192,11 +200,8 @@ class FilteredResponse:
         head, step = self._head, self._step
         assert head is not None
         self._request = request_of(self._exchange.guarded_call(), step.route, tracked=True)
-        fields = [
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields if name not in _FRAMING
-        ]
         self._state = "running"
-        call = step.runner.run(self._request, Response(head.status, Headers(fields), body))
+        call = step.runner.run(self._request, Response(head.status, ReceivedHeaders(head), body))
         if call.completed:
             self._apply(call)
             return

@@ -22,7 +22,7 @@ _TRACKED = frozenset(field.name for field in fields(Request)) - _KEYED
 
 
 class ReceivedHeaders(Headers):
-    """The header fields of a request, which are decoded when they are read. ``names`` collects what was read."""
+    """The header fields of a message, which are decoded when they are read. ``names`` collects what was read."""
 
     __slots__ = ("_head", "names")
 

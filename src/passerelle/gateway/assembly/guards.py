@@ -1,4 +1,7 @@
-"""Builds the guards of routes, and the providers of credentials that they use."""
+"""Builds the guards of routes, and the providers of credentials that they use.
+
+The file is longer than 400 lines because it has one builder for each kind of guard.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,11 @@ from passerelle.config.guards import GUARDS
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
 from passerelle.config.models.identity_token import IdentityToken
-from passerelle.config.models.plugins import Plugin
 from passerelle.config.models.values import SHARED
 from passerelle.errors import CannotStart
-from passerelle.gateway.response_filter import ResponseFilterStep
+from passerelle.gateway.assembly.plugins import PluginFactory
 from passerelle.observability.metrics import PluginMetrics, RouteMetrics
 from passerelle.observability.tracing.context import TRACEPARENT, TRACESTATE
-from passerelle.plugin_host.guards import HideConditions, PluginGuard, RequestFilterStep
-from passerelle.plugin_host.host import PluginHost, PluginSettings
 from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authorization import Require
 from passerelle.security.cookies import HideCookies
@@ -188,11 +188,6 @@ def added_fields(config: Config, route: Route) -> frozenset[bytes]:
     return frozenset(name.lower().encode("ascii") for name in names)
 
 
-def _plugin_settings(plugin: Plugin) -> PluginSettings:
-    values = plugin.kind, plugin.reference, plugin.settings, plugin.folder
-    return PluginSettings(*values, plugin.timeout, plugin.threads)
-
-
 @dataclass(frozen=True, slots=True)
 class RouteScope:
     """What a builder of guards receives: the route, its metrics, and the client of its ``forward_auth``."""
@@ -218,11 +213,8 @@ class GuardFactory:
         before: GuardFactory | None = None,
     ) -> None:
         self._config = config
-        used = dict.fromkeys(name for route in config.routes for name in route.plugins)
-        wanted = {name: _plugin_settings(config.plugins[name]) for name in used}
-        self.plugins: PluginHost = PluginHost(
-            wanted, loop, plugin_metrics, before.plugins if before is not None else None
-        )
+        known_plugins = before.plugins if before is not None else None
+        self.plugins: PluginFactory = PluginFactory(config, loop, plugin_metrics, known_plugins)
         self._proxies = Proxies(config.trusted_proxies)
         self._trace_fields = (TRACEPARENT, TRACESTATE) if config.tracing is not None else ()
         self._subscribers = Subscribers()
@@ -247,13 +239,13 @@ class GuardFactory:
         """Start the background work of the providers, except of those shared with ``before``."""
         for part in self._background(before):
             part.start()
-        self.plugins.start()
+        self.plugins.host.start()
 
     def stop(self, after: GuardFactory | None = None) -> None:
         """Stop the background work of the providers, except of those shared with ``after``."""
         for part in self._background(after):
             part.stop()
-        self.plugins.stop(after.plugins if after is not None else None)
+        self.plugins.host.stop(after.plugins.host if after is not None else None)
 
     def _background(
         self, other: GuardFactory | None
@@ -323,34 +315,10 @@ class GuardFactory:
         return [forward_auth(values, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict, withheld)]
 
     def _plugin_guards(self, scope: RouteScope) -> list[Guard]:
-        route = scope.route
-        return [
-            PluginGuard(self.plugins.runners[name], route.label, plugin.sets, tracks=route.is_cached)
-            for name, plugin in self._plugins(route, "guard")
-        ]
+        return self.plugins.guards(scope.route)
 
     def _request_filters(self, scope: RouteScope) -> list[Guard]:
-        label = scope.route.label
-        guards: list[Guard] = [
-            RequestFilterStep(self.plugins.runners[name], label, plugin.sets, open_on_failure=plugin.failure == "open")
-            for name, plugin in self._plugins(scope.route, "request")
-        ]
-        if any(plugin.body is not None for _, plugin in self._plugins(scope.route, "response")):
-            guards.append(HideConditions())
-        return guards
-
-    def response_filters(self, route: Route) -> tuple[ResponseFilterStep, ...]:
-        """Return the plugins that filter the responses of ``route``, in their order."""
-        return tuple(
-            ResponseFilterStep(
-                self.plugins.runners[name], route.label, plugin.body, open_on_failure=plugin.failure == "open"
-            )
-            for name, plugin in self._plugins(route, "response")
-        )
-
-    def _plugins(self, route: Route, kind: str) -> list[tuple[str, Plugin]]:
-        found = [(name, self._config.plugins[name]) for name in route.plugins]
-        return [(name, plugin) for name, plugin in found if plugin.kind == kind]
+        return self.plugins.request_filters(scope.route)
 
     def _identity_token(self, scope: RouteScope) -> list[Guard]:
         settings = self._config.identity_token

@@ -170,7 +170,7 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
         invalidates=cache or _invalidation_plan(config, route, resources, metrics),
         withheld=withheld,
         guard_names=names,
-        filters=resources.guards.response_filters(route),
+        filters=resources.guards.plugins.response_filters(route),
     )
     return plan if route.split is None else _split(config, route, resources, route.split, plan)
 
