@@ -40,6 +40,7 @@ COMMANDS = (
     "backup",
     "restore",
     "export",
+    "import",
     "exec",
     "schema",
     "version",
