@@ -191,7 +191,8 @@ def test_a_filter_runs_for_each_client_of_a_stored_response(rig: Rig) -> None:
 def test_a_filter_of_heads_leaves_conditions_and_ranges_to_the_cache(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok(b"hello", b"Cache-Control: max-age=60", b'ETag: "1"')))
     client = rig.connect(gateway(rig, upstream, response_filter("tag"), route={"cache": {}}))
-    assert client.request("GET", "/").get("x-filtered") == b"200"
+    for _ in range(3):
+        assert client.request("GET", "/").get("x-filtered") == b"200"
     part = client.request("GET", "/", ("Range", "bytes=1-2"))
     assert (part.status, part.get("x-filtered"), part.body) == (206, b"206", b"el")
     unchanged = client.request("GET", "/", ("If-None-Match", '"1"'))

@@ -23,8 +23,8 @@ def import_() -> None:
     """Make a first gateway.yaml from the file of another gateway.
 
     What is not carried over is listed on stderr and at the top of the result, each with its line. The exit code is 0 if
-    everything was carried over, and 1 if something was not. The result passes `passerelle check`; a route whose access
-    rules were not carried over responds 501.
+    everything was carried over, and 1 if something was not. The result passes `passerelle check --elsewhere`; a route
+    whose access rules were not carried over responds 501.
     """
 
 

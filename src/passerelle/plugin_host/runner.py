@@ -123,13 +123,16 @@ class PluginRunner:
             self.metrics.count("busy")
             call.end(None, Failure(Kind.PLUGIN_TIMEOUT, f"{self.name}: {MOST_RUNNING} calls are running"))
             return call
+        if not (self._ready or self._starting) and monotonic() < self._next_start:
+            self.metrics.count("error")
+            call.end(None, Failure(Kind.PLUGIN_FAILED, f"{self.name}: cannot start"))
+            return call
         self._running += 1
         if self._ready:
             self._dispatch(call)
         else:
             self._waiting.append(call)
-            if monotonic() >= self._next_start:
-                self.start()
+            self.start()
         if not call.completed:
             call.limit(self._loop, self._timeout, partial(self._on_timeout, call))
         return call

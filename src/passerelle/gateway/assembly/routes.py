@@ -137,6 +137,9 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
         fixed = (metrics, log, size, guards, None, None, response_rules, preflight)
         return HandlerPlan(*fixed, None, handler, guard_names=names)
     cache = _cache_plan(config, route, route.cache, resources, metrics)
+    filters = resources.guards.plugins.response_filters(route)
+    if cache is not None and filters:
+        cache = replace(cache, whole_uri=False)  # fast hits run no filters
     common = (
         metrics,
         log,
@@ -170,7 +173,7 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
         invalidates=cache or _invalidation_plan(config, route, resources, metrics),
         withheld=withheld,
         guard_names=names,
-        filters=resources.guards.plugins.response_filters(route),
+        filters=filters,
     )
     return plan if route.split is None else _split(config, route, resources, route.split, plan)
 
