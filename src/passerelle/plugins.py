@@ -163,6 +163,8 @@ class Refuse:
     def __post_init__(self) -> None:
         if not 300 <= self.status <= 599 or self.status in _SPECIAL_STATUSES:
             raise ValueError(f"status {self.status}: a refusal has a status from 300 to 599, and not 304")
+        if self.body is not None and not isinstance(self.body, bytes):
+            raise ValueError("body: bytes")
         _check_response_fields(self.headers)
 
 

@@ -188,6 +188,19 @@ class CannotStart:
         return None
 
 
+class StartsSlowly:
+    def start(self) -> None:
+        EVENTS.append("start runs")
+        GATE.wait(20)
+        EVENTS.append("started")
+
+    def stop(self) -> None:
+        EVENTS.append("stopped")
+
+    def __call__(self, request: Request) -> None:
+        return None
+
+
 class NotCallable:
     pass
 

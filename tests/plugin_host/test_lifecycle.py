@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from passerelle.errors import CannotStart
 from passerelle.plugin_host import host
+from tests.plugin_host import samples
 from tests.support.gateways import Rig, Running
 from tests.support.upstream import Upstream, answering, ok
 from tests.support.wire import wait_until
@@ -35,6 +37,21 @@ def test_hooks_run_at_start_and_at_the_end(rig: Rig, events: list[str]) -> None:
     assert events == ["made a", "started a"]
     running.stop(1.0)
     assert events == ["made a", "started a", "stopped a"]
+
+
+def test_a_stop_during_the_start_comes_after_it(rig: Rig, events: list[str]) -> None:
+    running = start(rig, rig.upstream(answering(ok())), {"guard": f"{HERE}:StartsSlowly"})
+    wait_until(lambda: events == ["start runs"], "the start runs")
+    released = threading.Timer(0.0, lambda: (wait_until(lambda: stopping(running)), samples.GATE.set()))
+    released.start()
+    running.stop(0.0)
+    released.join()
+    assert events == ["start runs", "started", "stopped"]
+
+
+def stopping(running: Running) -> bool:
+    """Return whether the gateway stops its plugins."""
+    return bool(running.gateway._guards.plugins.host.runners["p"]._stopping)
 
 
 def test_a_reload_keeps_a_plugin_with_the_same_settings(rig: Rig, events: list[str]) -> None:

@@ -103,6 +103,7 @@ UNFIT = {
     "too long, without a length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n%b\r\n0\r\n\r\n"
     % (b"x" * 2000),
     "coded": ok(CODED, b"Content-Encoding: gzip"),
+    "events": ok(b"x" * 2000, b"Content-Type: text/event-stream"),
 }
 
 

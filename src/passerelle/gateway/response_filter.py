@@ -161,6 +161,8 @@ class FilteredResponse:
             self._skip(f"the service sent the body with Content-Encoding {coding.decode('latin-1')[:40]}")
         elif head.status == 206:
             self._skip("the service sent a part of the body")
+        elif (head.get(b"content-type") or b"").lower().startswith(b"text/event-stream"):
+            self._skip("an event stream has no end")
         elif max(head.content_length, len(data)) > limit:
             self._skip(f"the body has more than {limit} bytes")
         elif complete:
@@ -228,8 +230,8 @@ class FilteredResponse:
             assert self._head is not None
             if result.body is not None and self._step.body is None:
                 failure = runner.refuse_result("it replaced a body; set its key body")
-            elif result.status is not None and not self._head.bodied:
-                failure = runner.refuse_result(f"it replaced the status {self._head.status}, which has no body")
+            elif result.status is not None and (not self._head.bodied or self._head.status == 206):
+                failure = runner.refuse_result(f"it replaced the status {self._head.status}, which has no whole body")
         if failure is not None:
             if self._step.open_on_failure:
                 self._pass_on(self._changed(None))
@@ -251,6 +253,8 @@ class FilteredResponse:
         assert head is not None and request is not None
         read = headers_read(request) if self._method in (b"GET", b"HEAD") else set()
         varied = {name.lower() for line in head.named(b"vary") for name in list_members(line.value)}
+        if change is not None and "vary" in map(str.lower, (*change.set_headers, *change.remove_headers)):
+            varied = set()
         missing = sorted(name for name in read if name.encode("ascii", "replace") not in varied)
         whole = self._step.body is not None and head.bodied
         if change is None and not (missing and b"*" not in varied) and not (whole and self._method == b"HEAD"):

@@ -100,6 +100,7 @@ class PluginRunner:
         self._next_start = 0.0
         self._waiting: list[PluginCall] = []
         self._stopping = False
+        self._stop_runs = False
         self._logged: dict[object, tuple[float, int]] = {}
         self._hooks: set[asyncio.Task[None]] = set()  # the event loop keeps weak references only
 
@@ -261,6 +262,7 @@ class PluginRunner:
             self._ready = True
             for call in waiting:
                 self._dispatch(call)
+            self._stop_if_idle()
             return
         self._next_start = monotonic() + RETRY
         self._log_error(_place(error), f"plugin {self.name} cannot start", error)
@@ -271,12 +273,12 @@ class PluginRunner:
         self._stop_if_idle()
 
     def _stop_if_idle(self) -> None:
-        if not self._stopping or self._running or self.stopped.is_set():
+        if not self._stopping or self._running or self._starting or self._stop_runs:
             return
+        self._stop_runs = True
         if self._plugin.stop is None or not self._ready:
             self._on_stopped(None)
-        elif not self._starting:
-            self._starting = True
+        else:
             self._run_hook(self._plugin.stop, self._on_stopped)
 
     def _on_stopped(self, error: BaseException | None) -> None:

@@ -31,7 +31,7 @@ class ThreadPool:
             if self._closed or len(self._jobs) >= MOST_WAITING:
                 return False
             self._jobs.append(job)
-            if self._idle:
+            if len(self._jobs) <= self._idle:
                 self._changed.notify()
                 return True
             start = self._threads < self._size
