@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from passerelle.importing.documents import Table
@@ -67,9 +66,9 @@ def _first_port(service: Table) -> str | None:
     for key in ("expose", "ports"):
         found = service.read(key)
         for each in found if isinstance(found, list) else []:
-            match = re.search(r"(\d+)(?:/tcp)?$", str(each))
-            if match is not None:
-                return match[1]
+            port = str(each).removesuffix("/tcp").rpartition(":")[2]
+            if port.isdecimal():
+                return port
     return None
 
 

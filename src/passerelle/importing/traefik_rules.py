@@ -6,9 +6,12 @@ import re
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-_TOKEN = re.compile(r"\s*(?:(&&)|(\|\|)|([!()])|([A-Za-z]+)\s*\(\s*((?:`[^`]*`|\"[^\"]*\"|'[^']*'|\s|,)*)\))")
+_TOKEN = re.compile(
+    r"\s*+(?:(&&)|(\|\|)|([!()])|([A-Za-z]++)\s*+\(((?:`[^`]*+`|\"[^\"]*+\"|'[^']*+'|[\s,]++)*+)\))"
+).match
 _VALUE = re.compile(r"`([^`]*)`|\"([^\"]*)\"|'([^']*)'")
 _MOST_ALTERNATIVES = 64
+_LONGEST = 8192
 
 
 class RuleError(Exception):
@@ -29,9 +32,11 @@ def parse_rule(text: str) -> list[Match]:
 
     :raises RuleError: if it has no counterpart.
     """
-    tokens, position = [], 0
-    while position < len(text) and text[position:].strip():
-        match = _TOKEN.match(text, position)
+    tokens, position, text = [], 0, text.strip()
+    if len(text) > _LONGEST:
+        raise RuleError("the rule is too long")
+    while position < len(text):
+        match = _TOKEN(text, position)
         if match is None:
             raise RuleError("the rule cannot be read")
         tokens.append(match)

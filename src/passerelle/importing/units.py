@@ -6,9 +6,10 @@ import ipaddress
 import re
 
 _NGINX_TIME = re.compile(r"(\d+)(ms|s|m|h|d|w|M|y)?").fullmatch
-_GO_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_GO_TIME = re.compile(r"(\d{1,12}+(?:\.\d{1,9}+)?+)(ms|s|m|h)").match
 _SIZE = re.compile(r"(\d+)([kKmMgG]?)").fullmatch
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "M": 2_592_000, "y": 31_536_000}
+_LONGEST = 64
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
@@ -33,12 +34,18 @@ def go_seconds(text: object) -> float | None:
         return float(text) or None
     if not isinstance(text, str):
         return None
+    if len(text) > _LONGEST:
+        return None
     if text.isdigit():
         return float(text) or None
-    parts = _GO_TIME.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts) or None
+    seconds = 0.0
+    while text:
+        match = _GO_TIME(text)
+        if match is None:
+            return None
+        seconds += float(match[1]) * _SECONDS[match[2]]
+        text = text[match.end() :]
+    return seconds or None
 
 
 def size(text: str) -> int | None:
