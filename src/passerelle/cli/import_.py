@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 Importer = Callable[[str], "tuple[str, list[Skipped]]"]
 
 
-@click.group(
-    name="import", cls=Commands, short_help="Make a first configuration from a file of nginx, Traefik or Kong."
-)
+@click.group(name="import", cls=Commands, short_help="Make a first file from that of another gateway.")
 def import_() -> None:
     """Make a first gateway.yaml from the file of another gateway.
 
