@@ -74,6 +74,8 @@ ACCESS = [
     (["valid_referers none example.com;"], "valid_referers none"),
     (["limit_except GET { deny all; }"], "limit_except GET"),
     (["if ($http_x_key != 'secret') { return 403; }"], "if "),
+    (["auth_ldap closed;"], "auth_ldap closed"),
+    (["auth_basic off;", "auth_jwt closed;"], "auth_jwt closed"),
     (["access_by_lua_file /x.lua;"], "access_by_lua_file /x.lua"),
 ]
 

@@ -136,6 +136,12 @@ def test_a_middleware_that_is_not_in_the_file_closes_the_route(tmp_path: Path) -
     assert skipped[0].startswith("3: middleware other: it is not in this file")
 
 
+def test_middlewares_of_an_entry_point_apply_to_all_routers(tmp_path: Path) -> None:
+    text = "entryPoints: {web: {address: ':80', http: {middlewares: [m@file]}}}\n"
+    text += FILE.format(rule="Path(`/a`)", middleware="{basicAuth: {}}").replace(", middlewares: [m]", "")
+    assert imported(tmp_path, text)[0]["routes"] == [{"path": "/a", "respond": 501}]
+
+
 def test_what_has_no_counterpart_is_listed_with_its_line(tmp_path: Path) -> None:
     text = """entryPoints:
   web: {address: ":80"}

@@ -33,12 +33,14 @@ from passerelle.importing.nginx_values import (
 )
 from passerelle.importing.nginx_words import (
     ACCESS,
+    ACCESS_PREFIXES,
     BALANCE,
     CARRIED,
     DEFAULT_BODY,
     FORWARDED,
     HOST_VARIABLES,
     LIMITS,
+    NO_ACCESS,
     OF_SERVICES,
     SAME,
     UNKNOWN,
@@ -242,9 +244,7 @@ class _Importer:
     def _location(self, location: _Location) -> None:
         scope = location.scope
         hosts = {"host": location.hosts if len(location.hosts) > 1 else location.hosts[0]} if location.hosts else {}
-        access = scope.find(*ACCESS)
-        if access is not None and access.args[:1] == ["off"]:
-            access.used, access = True, None
+        access = _access(scope)
         condition = next((each for each in scope.directives if each.name == "if" and refuses(each)), None)
         keys = self._keys(location)
         proxied = next((each for each in scope.directives if each.name == "proxy_pass"), None)
@@ -267,7 +267,7 @@ class _Importer:
             self._draft.routes.append(DraftRoute(base | action | fitting, *place))
         if keys is None or access is not None or condition is not None:
             what = access or condition or location.directive
-            why = ACCESS.get(what.name, "a restriction of access has no counterpart")
+            why = ACCESS.get(what.name, "a restriction of access that has no counterpart")
             self._draft.skip(what.file, what.line, what.text, f"{why}; until then the route responds 501")
             if access is not None:
                 access.used = True
@@ -594,3 +594,23 @@ class _Importer:
         if least is not None and (bound := size(least.args[0])) is not None:
             found["min_size"] = size_text(bound)
         keys["compress"] = found
+
+
+def _access(scope: Scope) -> Directive | None:
+    """Return a directive that decides who may use a location, and that has no counterpart; None without any.
+
+    Modules that nginx does not have itself name theirs in the same way.
+    """
+    names: set[str] = set()
+    around: Scope | None = scope
+    while around is not None:
+        names.update(each.name for each in around.directives)
+        around = around.around
+    for name in sorted(names):
+        if name in ACCESS or (name.startswith(ACCESS_PREFIXES) and name not in NO_ACCESS):
+            found = scope.find(name)
+            if found is not None and found.args[:1] not in (["off"], ["all"]):
+                return found
+            if found is not None:
+                found.used = True
+    return None

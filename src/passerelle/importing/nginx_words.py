@@ -34,6 +34,8 @@ ACCESS = {
     "access_by_lua_file": "a plugin can do it in Python",
     "js_access": "a plugin can do it in Python",
 }
+ACCESS_PREFIXES = ("auth_", "access_by_", "rewrite_by_")
+NO_ACCESS = frozenset({"auth_basic_user_file", "auth_request", "auth_request_set"})
 WHY = {
     "if": "conditions have no counterpart; write routes, or a plugin",
     "rewrite": "expressions have no counterpart; write rewrite or redirect of a route with parameters",

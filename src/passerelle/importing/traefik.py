@@ -71,6 +71,7 @@ class _Importer:
         self._http = content.table("http")
         self._services = self._http.table("services")
         self._middlewares = self._http.table("middlewares")
+        self._of_all: list[str] = []  # the middlewares of entry points, which apply to all routers
 
     def result(self) -> tuple[str, list[Skipped]]:
         """Return the text and what was not carried over."""
@@ -109,6 +110,7 @@ class _Importer:
         for name in names:
             point = points.table(name)
             address = str(point.read("address") or "")
+            self._of_all += point.table("http").texts("middlewares")
             match = re.fullmatch(r"([^:]*):(\d+)(?:/tcp)?", address)
             if match is None:
                 continue
@@ -142,7 +144,7 @@ class _Importer:
         except RuleError as error:
             self._skip(router.line_of("rule"), f"{what}.rule", f"{error}; no route was written")
             return
-        names = [each.partition("@")[0] for each in router.texts("middlewares")]
+        names = [each.partition("@")[0] for each in (*self._of_all, *router.texts("middlewares"))]
         steps = _Steps(self._middlewares, self._skip)
         for middleware in names:
             steps.apply(middleware, router.line_of("middlewares"))
