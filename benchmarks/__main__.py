@@ -28,6 +28,7 @@ from benchmarks.scenarios.instances import Instances
 from benchmarks.scenarios.many import Many
 from benchmarks.scenarios.observed import Observed
 from benchmarks.scenarios.overload import Overload
+from benchmarks.scenarios.plugins import Plugins
 from benchmarks.scenarios.policy import Policy
 from benchmarks.scenarios.routes import Routes
 from benchmarks.scenarios.shadowed import Shadowed
@@ -48,6 +49,7 @@ ALL: tuple[Scenario, ...] = (
     Slow(),
     Observed(),
     Shadowed(),
+    Plugins(),
     Overload(),
     Many(),
     Chaos(),

@@ -50,6 +50,8 @@ class Kind(enum.Enum):
     MAINTENANCE = "maintenance"
     TUNNEL_IDLE = "tunnel_idle"
     UNVERIFIABLE = "unverifiable"
+    PLUGIN_FAILED = "plugin_failed"
+    PLUGIN_TIMEOUT = "plugin_timeout"
     # Caused by the upstream.
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
@@ -91,6 +93,8 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.STOPPING: (503, Side.GATEWAY, "The gateway is stopping"),
     Kind.MAINTENANCE: (503, Side.GATEWAY, "The service is in maintenance"),
     Kind.UNVERIFIABLE: (503, Side.GATEWAY, "Credentials cannot be verified now"),
+    Kind.PLUGIN_FAILED: (500, Side.GATEWAY, "The gateway failed"),
+    Kind.PLUGIN_TIMEOUT: (503, Side.GATEWAY, "The request cannot be processed now"),
     Kind.CONNECT_FAILED: (502, Side.UPSTREAM, "The service cannot be reached"),
     Kind.CONNECT_TIMEOUT: (504, Side.UPSTREAM, "The service did not accept in time"),
     Kind.UPSTREAM_CLOSED: (502, Side.UPSTREAM, "The service closed without an answer"),

@@ -299,6 +299,7 @@ TOLD: dict[str, Any] = {
     "logout": True,
     "oidc": True,
     "rewrite": "/x",
+    "plugins": ["q", "p"],
     "rewrite_response": True,
     "encoded_slashes": "keep",
     "log": "off",
@@ -342,6 +343,7 @@ def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any
         "keys": {"store": "k.db"},
         "sessions": {"store": "s.db"},
         "identity_token": {"secret": "x" * 32},
+        "plugins": {"p": {"guard": "m:check"}, "q": {"response": "m:f", "body": "1KiB"}},
         "services": {"u": {"targets": targets, **service}, "other": {"targets": targets}},
         "routes": [route],
     }
@@ -366,6 +368,13 @@ def test_every_key_of_a_route_is_shown_and_alike_by_routes_and_explain(run: Run,
     common = listed.keys() & explained.keys() - {"service"}
     assert len(common) >= 15
     assert {name: listed[name] for name in common} == {name: explained[name] for name in common}
+
+
+def test_plugins_are_shown_in_the_order_in_which_they_run(run: Run) -> None:
+    both(run, {"path": "/a", "service": "u", "plugins": ["q", "p"]})
+    out = run("explain", "told.yaml", "GET", "/a")[1]
+    first = "plugin    p: guard, m:check, timeout 1s\n"
+    assert first + "plugin    q: filter of the response, m:f, body to 1KiB, timeout 1s, failure closed\n" in out
 
 
 def test_settings_of_services_are_shown_by_routes_and_explain(run: Run) -> None:

@@ -280,6 +280,7 @@ def test_routes_as_json(run: Run) -> None:
         "match": [],
         "priority": 0,
         "guards": [],
+        "plugins": [],
         "headers": [],
         "cache": None,
         "compress": None,
@@ -519,12 +520,9 @@ def test_every_command_is_documented() -> None:
 
 def test_every_module_with_a_command_is_registered() -> None:
     modules = [path.stem for path in (ROOT / "src/passerelle/cli").glob("*.py")]
-    commands = [
-        name
-        for name in modules
-        if isinstance(getattr(importlib.import_module(f"passerelle.cli.{name}"), name, None), click.Command)
-    ]
-    assert sorted(commands) == sorted(COMMANDS)
+    found = [getattr(importlib.import_module(f"passerelle.cli.{name}"), name, None) for name in modules]
+    # The module of a command that is a keyword of Python has an underscore behind its name.
+    assert sorted(str(each.name) for each in found if isinstance(each, click.Command)) == sorted(COMMANDS)
 
 
 def test_python_can_run_the_package() -> None:

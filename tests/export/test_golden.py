@@ -127,7 +127,8 @@ def test_every_example_and_every_target_has_golden_files() -> None:
     configurations = {
         path
         for path in EXAMPLES.rglob("*.yaml")
-        if "openapi" not in path.parts and not {"services", "routes"} - yaml.safe_load(path.read_text()).keys()
+        if not {"openapi", "plugins"} & set(path.parts)  # the latter needs an image with its modules
+        and not {"services", "routes"} - yaml.safe_load(path.read_text()).keys()
     }
     assert configurations == set(FILES.values())
     assert CONTAINERS.keys() == FILES.keys()

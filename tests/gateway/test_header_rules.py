@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from passerelle.config.models.headers import OWN_REQUEST, OWN_REQUEST_PREFIXES
+from passerelle.http.field_rules import OWN_REQUEST, OWN_REQUEST_PREFIXES
 from passerelle.security.credentials.api_keys import KeyStore
 from tests.support.client import Client
 from tests.support.gateways import Rig

@@ -1,8 +1,8 @@
 """The services behind both gateways of a migration: they describe the request that they received as JSON.
 
 Parameters of the query choose the response: ``status``, ``field`` (``NAME: VALUE``, repeatable), ``size`` (so many
-bytes of text in place of JSON), ``delay`` (seconds) and ``count`` (the response has the number of requests for its path). ``/empty``
-is a path with 204, for health checks.
+bytes of text in place of JSON), ``delay`` (seconds) and ``count`` (the response has the number of requests for its
+path). ``/empty`` is a path with 204, for health checks.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Configurations of nginx and HAProxy, and what became of them, answer the same requests alike.
 
 Each folder beside this module is one migration: ``nginx.conf`` or ``haproxy.cfg``, the ``gateway.yaml`` that replaces
-it, and ``requests.txt``. Both programs run with services of their own. A name between two ``@`` is an address, a port or
-a folder that the test chooses.
+it, and ``requests.txt``. Both programs run with services of their own. A name between two ``@`` is an address, a port
+or a folder that the test chooses.
 
 A line of ``requests.txt`` is a method, a URL and the status that both must have. Further lines that are indented are
 header fields; after ``>`` a body, after ``=`` the length of one. The scheme chooses the listener: ``http``, ``https``,
-``http6`` (over IPv6) or ``proxied`` (behind the PROXY protocol). After a status with ``*`` the body is not compared: each
-program wrote its own.
+``http6`` (over IPv6) or ``proxied`` (behind the PROXY protocol). After a status with ``*`` the body is not compared:
+each program wrote its own.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ def test_metrics_page_lists_the_labels() -> None:
     service.concurrency = lambda: {"limit": 20, "running": 3, "waiting": 0}
     service.count_failure(Kind.TIMEOUT, 0.1)
     metrics.malformed(Kind.BAD_REQUEST)
+    metrics.plugin("p").count("allowed")
     supervised = {
         "shadows": {"/": {"outcomes": {"compared": 1}, "differing": 0}},
         "splits": {"/": {"s": {"requests": 1, "failed": 0, "failed_users": 0}}},

@@ -7,8 +7,9 @@ import functools
 import importlib
 import inspect
 import os
-import sys
 from typing import Any
+
+from passerelle.system.importing import hidden_file
 
 
 class AppLoadError(Exception):
@@ -74,20 +75,6 @@ def call_at_start(function: str) -> None:
     if inspect.iscoroutinefunction(found):
         raise AppLoadError(f"on_start: {function!r} is a coroutine function; use the lifespan of the application")
     found()
-
-
-def hidden_file(module: str) -> str:
-    """Return a remark for a message where ``module`` is not the one in the current folder; empty where it is.
-
-    The folder is last on the path, so an installed module of the same name hides it.
-    """
-    name = module.partition(".")[0]
-    here = next((path for path in (f"{name}.py", os.path.join(name, "__init__.py")) if os.path.exists(path)), None)
-    loaded = getattr(sys.modules.get(name), "__file__", None)
-    if here is None or name not in sys.modules or (loaded is not None and os.path.samefile(loaded, here)):
-        return ""
-    origin = loaded or "the interpreter"
-    return f"; {name!r} was loaded from {origin}, and hides {os.path.abspath(here)}: rename the latter"
 
 
 def _arguments(app: str, text: str) -> tuple[list[Any], dict[str, Any]]:

@@ -32,12 +32,13 @@ from types import TracebackType
 from typing import Any
 
 from passerelle.appserver import loading
-from passerelle.appserver.loading import AppLoadError, accepts, call_at_start, detect, hidden_file, load
+from passerelle.appserver.loading import AppLoadError, accepts, call_at_start, detect, load
 from passerelle.appserver.options import ServerOptions
 from passerelle.appserver.request_limit import counted_asgi, counted_wsgi, with_jitter
 from passerelle.appserver.thread_pool import STREAMS, STUCK_AFTER, THREADS
 from passerelle.appserver.thread_stats import ThreadStats
 from passerelle.system import linux, startup
+from passerelle.system.importing import hidden_file
 
 GRACE = 10.0  # seconds
 STUCK = 75  # EX_TEMPFAIL of sysexits.h; uvicorn uses 3 for a start-up that failed

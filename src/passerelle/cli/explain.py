@@ -122,6 +122,7 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if route["params"]:
         lines.append(("params", ", ".join(f"{name} = {value or '(empty)'}" for name, value in route["params"].items())))
     lines += [("guard", guard) for guard in route["guards"]]
+    lines += [("plugin", plugin) for plugin in route["plugins"]]
     lines += [("headers", change) for change in route["headers"]]
     if "service" in route:
         lines.append(("service", _service_text(route["service"])))

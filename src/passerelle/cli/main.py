@@ -44,6 +44,7 @@ COMMANDS = (
     "backup",
     "restore",
     "export",
+    "import",
     "exec",
     "schema",
     "completion",

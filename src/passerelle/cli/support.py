@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,7 +46,8 @@ class Commands(click.Group):
 class LazyGroup(Commands):
     """A group whose commands are imported when they are used.
 
-    Each of ``names`` is a command in the module of ``package`` with the same name.
+    Each of ``names`` is a command in the module of ``package`` with the same name; one that is a keyword of Python has
+    an underscore behind it there.
     """
 
     def __init__(self, *args: Any, package: str, names: Sequence[str], **kwargs: Any) -> None:
@@ -61,9 +63,10 @@ class LazyGroup(Commands):
         """Import the command ``cmd_name``."""
         if cmd_name not in self._names:
             return None
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         gc.disable()  # what modules create stays, and looking for garbage in it takes a twentieth of a start
         try:
-            command = getattr(importlib.import_module(f"{self._package}.{cmd_name}"), cmd_name)
+            command = getattr(importlib.import_module(f"{self._package}.{name}"), name)
         finally:
             gc.enable()
         assert isinstance(command, click.Command)

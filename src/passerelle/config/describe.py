@@ -24,6 +24,7 @@ from passerelle.config.models.headers import (
     ResponseWhen,
 )
 from passerelle.config.models.hedge import Hedge
+from passerelle.config.models.plugins import PLUGIN_KINDS
 from passerelle.config.models.shadow import Shadow
 from passerelle.config.models.split import Split
 from passerelle.config.models.units import duration_text, percent_text, size_text
@@ -37,6 +38,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "body": config.body_limit(route),
         "match": [str(condition) for condition in route.conditions],
         "guards": describe_guards(route),
+        "plugins": describe_plugins(config, route),
         "headers": describe_headers(config, route),
         "cache": describe_cache(route.cache),
         "compress": describe_compression(route.compress),
@@ -118,6 +120,21 @@ def describe_headers(config: Config, route: Route) -> list[str]:
         values = {key: getattr(security, key) for key in type(security).model_fields if key != "override"}
         settings = [f"{key} {value}" for key, value in values.items() if value != "off"]
         texts.append(f"security{' (override)' if security.override else ''}: {', '.join(settings)}")
+    return texts
+
+
+def describe_plugins(config: Config, route: Route) -> list[str]:
+    """Describe the plugins of ``route`` in the order in which they run: guards, then filters."""
+    texts = []
+    for kind in PLUGIN_KINDS:
+        for name in route.plugins:
+            plugin = config.plugins[name]
+            if plugin.kind == kind:
+                what = kind if kind == "guard" else f"filter of the {kind}"
+                body = f", body to {size_text(plugin.body)}" if plugin.body is not None else ""
+                sets = f", sets {' '.join(plugin.sets)}" if plugin.sets else ""
+                text = f"{name}: {what}, {plugin.reference}{sets}{body}, timeout {duration_text(plugin.timeout)}"
+                texts.append(text if kind == "guard" else f"{text}, failure {plugin.failure}")
     return texts
 
 

@@ -182,7 +182,7 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         ("timeout timeouts", "", _of_route("timeout", "3s")),
         ("cors", "", _of_route("cors", "{origins: ['https://www.example.com']}")),
         ("auth authentication", "", _of_route("auth", "[key]")),
-        ("plugins middleware middlewares filters", "", "guards are keys of a route: auth, rate_limit, cors, clients"),
+        ("middleware middlewares filters", "", "guards are keys of a route: auth, rate_limit, cors, clients, plugins"),
         ("gzip compression compress", "", _of_route("compress", "true")),
         ("version name", "", "remove it"),
     ),

@@ -97,6 +97,10 @@ def _forward_auth(route: Route) -> Iterator[str]:
     yield f"forward_auth: {settings.service} {settings.path}{copied}{cached}, failure {settings.failure}"
 
 
+def _in_plugins(route: Route) -> Iterator[str]:
+    return iter(())  # their kinds are in `plugins` of the file: see describe_plugins of config/describe.py
+
+
 def _identity_token(route: Route) -> Iterator[str]:
     if route.identity_token:
         yield "identity_token: signed, for services"
@@ -140,6 +144,12 @@ GUARDS = (
         _forward_auth,
     ),
     GuardEntry(
+        "plugin_guards",
+        "guards in Python (`plugins`)",
+        "they receive the consumer that was found, may replace it, and are spared what the others refuse",
+        _in_plugins,
+    ),
+    GuardEntry(
         "limits_after_authentication",
         "limits by `consumer` and `key` (`rate_limit`)",
         "only clients that passed have such a bucket, so no one else can drain it",
@@ -150,6 +160,12 @@ GUARDS = (
         "the signed token for services (`identity_token`)",
         "it refuses no request; it states what the guards before it have found",
         _identity_token,
+    ),
+    GuardEntry(
+        "request_filters",
+        "filters of requests in Python (`plugins`)",
+        "they refuse no request, and see all that the others have established",
+        _in_plugins,
     ),
 )
 """The guards in the order in which they run."""

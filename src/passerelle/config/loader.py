@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models.listeners import Listener, Listeners
 from passerelle.config.models.oidc import Oidc
+from passerelle.config.models.plugins import PLUGIN_KINDS, Plugin
 from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, needs_services, route_shape, service_shape
@@ -56,6 +57,7 @@ _Block = TypeVar("_Block", bound=Model)
 
 _SERVICE = TypeAdapter(Service)
 _ROUTE = TypeAdapter(Route)
+_PLUGIN = TypeAdapter(Plugin)
 _PAGES: TypeAdapter[dict[str, Path]] = TypeAdapter(ErrorPages)
 _ACCOUNT: TypeAdapter[str] = TypeAdapter(SystemName)
 _ACCESS_LOG: TypeAdapter[Path | str] = TypeAdapter(AccessLog)
@@ -79,6 +81,8 @@ class LoadReport:
     warnings: tuple[Problem, ...]
     admin: AdminPort | None = _DEFAULT_ADMIN
     included: Included = NONE_INCLUDED
+    locate: Callable[[Finding], Problem] | None = None
+    """Adds the place in the file to a finding of a later check; None for a file with errors."""
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
@@ -158,7 +162,7 @@ def inspect_text(
     assert config is not None
     found = [*_in_order(source.elsewhere, joined.texts), *map(source.problem, checks.warnings(config))]
     config = config.with_origins(origins(tree, several_files=len(joined.texts) > 1), joined.included)
-    return LoadReport(with_versions(config), (), tuple(found), config.admin, joined.included)
+    return LoadReport(with_versions(config), (), tuple(found), config.admin, joined.included, source.problem)
 
 
 def _admin(source: ConfigSource) -> AdminPort | None:
@@ -361,7 +365,15 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
     present = frozenset(key for key in data if key != "redis" or not is_off(data[key]))
     account = (_optional(_ACCOUNT, data, "user"), _optional(_ACCOUNT, data, "group"))
     pages: dict[str, Path] = _optional(_PAGES, data, "errors") or {}
-    return checks.PartialConfig(listen, admin, services, routes, present, *blocks, _log(source), pages, account)
+    listed = data["plugins"] if isinstance(data.get("plugins"), dict) else {}
+    plugins = {name: _plugin(item, bad_in.get(("plugins", name), [])) for name, item in listed.items()}
+    more = (_log(source), pages, account, plugins)
+    return checks.PartialConfig(listen, admin, services, routes, present, *blocks, *more)
+
+
+def _plugin(item: Any, wrong: list[Loc]) -> Plugin | None:
+    plugin, repaired = _repair(_PLUGIN, item, wrong, {})
+    return plugin if repaired.isdisjoint(PLUGIN_KINDS) else None
 
 
 def _block(source: ConfigSource, key: str, model: type[_Block]) -> _Block | None:

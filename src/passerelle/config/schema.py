@@ -86,6 +86,7 @@ def _describe_tls(definitions: dict[str, Any]) -> None:
     definitions["ListenerTls"] = {"anyOf": [{"const": "auto"}, definitions["ListenerTls"]]}
     definitions["AutomaticTls"] = {"anyOf": [{"const": True}, definitions["AutomaticTls"]]}
 
+
 def _plain_descriptions(node: Any) -> None:
     """Write links to pages as their text: an editor does not know where the pages are."""
     if isinstance(node, dict):

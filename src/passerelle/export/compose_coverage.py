@@ -20,6 +20,7 @@ COVERAGE = Coverage(
         "Config.group": Lost("the containers run as the group of their image"),
         "Config.admin": Exported("`off` is a loss: there are no metrics"),
         "Config.alerts": _YES,
+        "Config.plugins": Lost("the image of the gateway does not have the modules; build one from it that has them"),
         "Config.state": Lost("the gateways keep their state in Redis"),
         "AlertSettings.webhook": _YES,
         "Webhook.url": Exported("a loss with a loopback address"),

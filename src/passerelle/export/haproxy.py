@@ -12,8 +12,8 @@ from passerelle.config.problems import Finding
 from passerelle.export.client_address import lost_behind
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable
 from passerelle.export.deployment import Deployment
-from passerelle.export.passed_address import lost_address
 from passerelle.export.listener_certificate import LOST, listener_pair
+from passerelle.export.passed_address import lost_address
 
 _YES = Exported()
 

@@ -26,6 +26,7 @@ COVERAGE = Coverage(
         "Config.group": Lost("set runAsGroup of the pods; their images run as a group of their own"),
         "Config.redis": Exported("a loopback address is a loss without `--redis`"),
         "Config.trusted_proxies": Exported("must contain the proxies of the Gateway if a key uses client addresses"),
+        "Config.plugins": Lost("the image of the gateway does not have the modules; build one from it that has them"),
         "Config.state": Lost("a pod keeps no files; with `redis`, the state is there"),
         "Route.rollout": Exported("a loss without `redis`: a pod keeps no state, and each judges for itself"),
         "Config.tls": Exported("ends at the Gateway or Ingress"),

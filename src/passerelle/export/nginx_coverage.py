@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from passerelle.config.models.automatic_tls import AutomaticTls
 from passerelle.config.models.application import ONLY_WITH_APP
+from passerelle.config.models.automatic_tls import AutomaticTls
 from passerelle.config.models.defaults import Defaults
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable, Support
 from passerelle.export.listener_certificate import LOST
@@ -67,6 +67,9 @@ IN_PLACE = Coverage(
         "Config.sessions": Lost("nginx has no sessions"),
         "Config.oidc": Lost("nginx has no logins with an identity provider"),
         "Config.identity_token": Lost("nginx signs no tokens"),
+        "Config.plugins": Lost("nginx calls no functions in Python"),
+        **_all(_LATER, *(f"Plugin.{key}" for key in ("guard", "request", "response", "timeout", "failure", "sets"))),
+        **_all(_LATER, "Plugin.body", "Plugin.threads", "Plugin.settings"),
         **_all(_LATER, "AdminPort.listen", "AdminPort.token", "AdminPort.open", "AdminPort.hosts"),
         **_all(_LATER, "AdminPort.prometheus"),
         **_all(_LATER, "Dns.server", "Dns.timeout", "Dns.min_ttl", "Dns.max_ttl"),
@@ -204,6 +207,7 @@ IN_PLACE = Coverage(
         "Route.require": Lost("nginx checks no credentials; the export responds 501"),
         "Route.forward_auth": Lost("the export responds 501; auth_request of nginx is the nearest"),
         "Route.identity_token": Lost("nginx signs no tokens; the export responds 501"),
+        "Route.plugins": Lost("nginx calls no functions in Python; the export responds 501"),
         "Route.cors": Lost("write the fields of CORS with add_header; without them, browsers refuse the responses"),
         "Route.log": Exported("`errors` is a loss"),
         "Route.encoded_slashes": Exported("`keep` is a loss: the export refuses paths with %2F"),

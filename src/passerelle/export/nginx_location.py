@@ -18,7 +18,7 @@ from passerelle.export.nginx_writer import Writer
 from passerelle.export.secret_places import SECRET_NAME
 from passerelle.routing.paths import Pattern
 
-_GUARDS = ("auth", "require", "forward_auth", "identity_token")
+_GUARDS = ("auth", "require", "forward_auth", "identity_token", "plugins")
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _CACHED_STATUSES = (200, 203, 204, 300, 301, 308)
 _COMPRESSED = (

@@ -25,10 +25,11 @@ from passerelle.compose.composition import Gather, Outcome
 from passerelle.compose.part import PartRequest, composed_response, instance_names, sticky_lines
 from passerelle.compose.part_requests import PartRequests
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.compression import ResponseEncoder, encode_composed, uncoded_request, uncoded_view
+from passerelle.gateway.compression import encode_composed, uncoded_request, uncoded_view
 from passerelle.gateway.conditional_routes import announced, choose
 from passerelle.gateway.context import Context
 from passerelle.gateway.plans import ActionPlan, ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
+from passerelle.gateway.receivers import receiver_of
 from passerelle.http.messages import SAFE_METHODS, Response, list_members
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.interfaces import ServerConnection
@@ -36,6 +37,7 @@ from passerelle.http1.serialize import problem, serialize
 from passerelle.http1.websocket import FrameTracker
 from passerelle.observability.access_log import RouteLog
 from passerelle.proxy_cache.cache import CachePlan, request_view
+from passerelle.proxy_cache.interfaces import CacheClient
 from passerelle.proxy_cache.lookup import CacheLookup
 from passerelle.proxy_cache.request import CacheRequest
 from passerelle.routing.router import EncodedSlashError, RouteMatch, canonical_path
@@ -322,12 +324,9 @@ class Exchange:
             route=plan,
         )
 
-    def _receiver(self, plan: RoutePlan) -> Exchange | ResponseEncoder:
-        """Return the receiver of the response: this exchange, or on a route that compresses an encoder before it."""
-        if plan.coding is None:
-            return self
-        cache = self._context.cache
-        return ResponseEncoder(self, plan.coding, self._method, self._head, cache.store if cache is not None else None)
+    def _receiver(self, plan: RoutePlan) -> CacheClient:
+        """Return the receiver of the response: this exchange, or what changes responses before it."""
+        return self if plan.direct else receiver_of(self, plan, self._method, self._head, self._context.cache)
 
     # ---- routes to one service
 
@@ -335,7 +334,7 @@ class Exchange:
         message = self._message(plan, match)
         policy = plan.policy
         service = policy.service
-        receiver = self if plan.coding is None else self._receiver(plan)
+        receiver = self if plan.direct else self._receiver(plan)
         self._source = request = policy.make_request(policy, receiver, self._method, message, self._body, self._started)
         if service.key is not None:
             request.key = service.key(self._head, match.params, self._address())
@@ -353,6 +352,7 @@ class Exchange:
             fields = plan.withheld.apply(fields)
         if self._call is not None:
             fields = self._call.upstream_section(fields)
+            self._query = self._query if self._call.forwarded_query is None else self._call.forwarded_query
         if plan.request_rules is not None:
             fields = plan.request_rules.apply(fields, match.params)
         # A join takes 1,400 instructions, formatting with % 2,700.

@@ -83,6 +83,8 @@ STREAM_END_SECONDS = 1.0
 LOG_SECONDS = 2.0
 # How long sending the last spans may take when the worker stops (seconds).
 TRACE_SECONDS = 1.0
+# How long plugins may take to stop when the worker stops (seconds).
+PLUGIN_SECONDS = 2.0
 
 _BREAKERS = {"closed": "closed", "open": "open", "half_open": "half-open"}
 
@@ -119,7 +121,7 @@ class Gateway:
         self._splitters: dict[str, Splitter] = {}
         self._maintenance: frozenset[str] | None = frozenset()
         self._era: object = None  # of the plans in force
-        self._guards = GuardFactory(config, self.loop)
+        self._guards = GuardFactory(config, self.loop, self.metrics.plugin)
         self._certificates = Certificates(config)
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make_service(name, service, self._certificates)
@@ -197,6 +199,7 @@ class Gateway:
         for timer in self._timers.values():
             timer.cancel()
         self._guards.stop()
+        await self._guards.plugins.host.wait_until_stopped(PLUGIN_SECONDS)
         await self.second_level.stop()
         if self.context.cache is not None:
             self.context.cache.store.close()
@@ -233,7 +236,7 @@ class Gateway:
         }
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
         deadlines: dict[float, DeadlineQueue] = {}
-        guards = GuardFactory(config, self.loop, self._guards)
+        guards = GuardFactory(config, self.loop, self.metrics.plugin, self._guards)
         context = self.context
         cache = open_cache(config, context.cache)
         era = object()

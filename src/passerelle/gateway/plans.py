@@ -10,6 +10,7 @@ from passerelle.access.interfaces import HandlerExchange
 from passerelle.actions.interfaces import Action
 from passerelle.compose.plans import ComposedRoute
 from passerelle.gateway.error_pages import ErrorPages
+from passerelle.gateway.response_filter import ResponseFilterStep
 from passerelle.gateway.response_headers import ResponseHeaderRules
 from passerelle.gateway.splitter import Splitter
 from passerelle.http.content_coding import CodingRule as Coding
@@ -33,7 +34,8 @@ class RoutePlan:
     the responses to compress. ``request_rules`` and ``response_rules`` edit header fields. ``preflight`` handles CORS
     preflights for the route; where it is None they are ordinary requests. ``cache`` is None where the route stores
     nothing. ``withheld`` are the fields of clients that the services of the route never receive. ``guard_names`` are
-    the names of ``guards`` in traces. ``error_pages`` replace errors of the gateway for browsers.
+    the names of ``guards`` in traces. ``error_pages`` replace errors of the gateway for browsers. ``filters`` are
+    plugins that change responses. ``direct``: nothing changes bodies between the service and the client.
     """
 
     metrics: RouteMetrics
@@ -48,6 +50,11 @@ class RoutePlan:
     withheld: WithheldFields | None = field(default=None, kw_only=True)
     guard_names: tuple[str, ...] = field(default=(), kw_only=True)
     error_pages: ErrorPages | None = field(default=None, kw_only=True)
+    filters: tuple[ResponseFilterStep, ...] = field(default=(), kw_only=True)
+    direct: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "direct", self.coding is None and not self.filters)
 
 
 @dataclass(frozen=True, slots=True)

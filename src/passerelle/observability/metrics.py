@@ -308,6 +308,31 @@ class ServiceMetrics:
         }
 
 
+class PluginMetrics:
+    """Metrics of one plugin: its calls by outcome, and their durations."""
+
+    __slots__ = ("_buckets", "_outcomes", "_sum")
+
+    def __init__(self) -> None:
+        self._outcomes: dict[str, int] = {}
+        self._buckets = [0] * (len(BUCKETS) + 1)
+        self._sum = 0.0
+
+    def count(self, outcome: str) -> None:
+        """Count the outcome of a call."""
+        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+
+    def observe(self, seconds: float) -> None:
+        """Count a call that took ``seconds``, with the time that it waited for a thread."""
+        self._buckets[bisect_left(BUCKETS, seconds)] += 1
+        self._sum += seconds
+
+    def snapshot(self) -> Snapshot:
+        """Return the counters as JSON-able values."""
+        values = {"outcomes": dict(self._outcomes), "buckets": list(self._buckets), "sum": self._sum}
+        return {**values, "exemplars": {}}
+
+
 def no_cache() -> Snapshot:
     """Return the snapshot of an absent cache."""
     return {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
@@ -329,6 +354,7 @@ class Metrics:
         self.traces: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.cache: Callable[[], Snapshot] = no_cache
         self._malformed: dict[Kind, int] = {}
+        self._plugins: dict[str, PluginMetrics] = {}
         self._routes: dict[str, RouteMetrics] = {}
         self._services: dict[str, ServiceMetrics] = {}
         self._turn = 0  # the place of the route with which the next live() begins
@@ -348,6 +374,10 @@ class Metrics:
             found = self._services[name] = ServiceMetrics(name, in_flight)
         found.in_flight = in_flight
         return found
+
+    def plugin(self, name: str) -> PluginMetrics:
+        """Return the metrics of a plugin: the same object after a reload."""
+        return self._plugins.setdefault(name, PluginMetrics())
 
     def malformed(self, kind: Kind) -> None:
         """Count a message that was not a valid request (bad framing, head too large, head timeout)."""
@@ -373,6 +403,7 @@ class Metrics:
             "cache": self.cache(),
             "routes": {r.route: r.snapshot() for r in self._routes.values() if r.in_flight or any(r._buckets)},
             "services": {s.service: s.snapshot() for s in self._services.values()},
+            "plugins": {name: plugin.snapshot() for name, plugin in self._plugins.items()},
             "instances": {},
             "splits": {},
             "shadows": {},

@@ -267,6 +267,21 @@ METRICS = (
         _of_routes(_by_two_keys("verdicts")),
     ),
     Metric(
+        "passerelle_plugin_calls_total",
+        "counter",
+        ("plugin", "outcome"),
+        "calls of a [plugin](plugins.md) by outcome: `allowed`, `refused` of guards; `changed`, `unchanged` of "
+        "filters; `skipped` (a body that the filter cannot have), `error`, `timeout`, `busy` (too many at once)",
+        _each("plugins", _by_key("outcomes")),
+    ),
+    Metric(
+        "passerelle_plugin_duration_seconds",
+        "histogram",
+        ("plugin",),
+        "duration of the calls of a plugin, with the time that they wait for a thread",
+        _each("plugins", _histogram),
+    ),
+    Metric(
         "passerelle_shadow_requests_total",
         "counter",
         ("route", "outcome"),

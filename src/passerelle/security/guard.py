@@ -62,12 +62,14 @@ class GuardedCall:
     certificate verified by TLS, in the form of :meth:`ssl.SSLSocket.getpeercert`. ``pending`` belongs to the guard that
     returned a :class:`PendingResult` until that guard clears it. ``peer`` and ``scheme`` are the connection's.
     ``variant_identity`` stands for further information passed to services that may make their responses specific to
-    this client, in addition to ``identity``.
+    this client, in addition to ``identity``. ``forwarded_query``, with its question mark, replaces the query of the
+    forwarded request; None keeps it.
     """
 
     __slots__ = (
         "address",
         "certificate",
+        "forwarded_query",
         "head",
         "hidden_lines",
         "identity",
@@ -115,6 +117,7 @@ class GuardedCall:
         self.identity: Identity | None = None
         self.pending: object = None
         self.variant_identity = b""
+        self.forwarded_query: bytes | None = None
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first value of the field ``name`` (lower case), or None."""

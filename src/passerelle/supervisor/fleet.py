@@ -32,8 +32,8 @@ from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMoni
 from passerelle.supervisor.service_scaling import ServiceScaling
 from passerelle.supervisor.splits import Settings, Splits
 from passerelle.supervisor.worker_process import WorkerProcess
-from passerelle.system.systemd import Notifier, PassedSockets
 from passerelle.system.socket_folder import SocketFolder
+from passerelle.system.systemd import Notifier, PassedSockets
 
 _SAME_REPORT = 10.0  # seconds in which the same report of several workers is one event
 _DRAIN_POLL = 0.05  # seconds between two counts of the requests in flight

@@ -41,6 +41,7 @@ from passerelle.config.checks.listeners import WILDCARD_ADDRESSES, listener_find
 from passerelle.config.checks.match import match_warnings, route_order_errors
 from passerelle.config.checks.oidc import oidc_errors
 from passerelle.config.checks.passwords import basic_errors, basic_warnings, key_errors, key_warnings
+from passerelle.config.checks.plugins import plugin_errors, plugin_warnings, route_plugins
 from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
@@ -66,6 +67,7 @@ from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.listeners import Listener, PassedSocket
 from passerelle.config.models.oidc import Oidc
+from passerelle.config.models.plugins import Plugin
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.units import duration_text
@@ -109,7 +111,8 @@ class PartialConfig:
     alerts: AlertSettings | None
     log: Path | None
     pages: Mapping[str, Path]
-    account: tuple[str | None, str | None] = (None, None)
+    account: tuple[str | None, str | None]
+    plugins: Mapping[str, Plugin | None]
 
     @classmethod
     def of(cls, config: Config) -> PartialConfig:
@@ -118,8 +121,9 @@ class PartialConfig:
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
         credentials = (config.jwt, config.tls, config.sessions, config.keys, config.basic, config.oidc)
-        of_file = (*credentials, config.identity_token, config.alerts, log, config.errors, (config.user, config.group))
-        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
+        account = config.user, config.group
+        of_file = (config.identity_token, config.alerts, log, config.errors, account, config.plugins)
+        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *credentials, *of_file)
 
 
 def errors(partial: PartialConfig) -> Iterator[Finding]:
@@ -141,6 +145,9 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
     blocks = partial.blocks - {"tls"} if no_clients else partial.blocks
     for each in partial.routes:
         yield from _route(each, partial.services, blocks)
+        if "plugins" not in each.repaired:
+            yield from route_plugins(("routes", each.index), each.route, partial.plugins)
+    yield from plugin_errors(partial.plugins)
     kept = [each for each in partial.routes if not each.repaired & {"path", "host", "methods", "match", "priority"}]
     yield from route_order_errors([(("routes", each.index), each.route) for each in kept])
     if partial.jwt is not None:
@@ -214,6 +221,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     yield from hedge_warnings(config, services_of)
     yield from slash_warnings(config)
     yield from shadow_warnings(config)
+    yield from plugin_warnings(config)
     yield from action_warnings(config)
     yield from match_warnings(config)
     for index, route in enumerate(config.routes):

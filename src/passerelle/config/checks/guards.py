@@ -44,7 +44,7 @@ def route_guards(loc: Loc, route: Route, repaired: frozenset[str], blocks: froze
     if route.oidc and "oidc" not in blocks:
         yield Finding((*loc, "oidc"), "found oidc; it needs oidc: at the top level of the file", at_key=True)
     if route.identity_token:
-        named = route.forward_auth is not None and route.forward_auth.consumer is not None
+        named = (route.forward_auth is not None and route.forward_auth.consumer is not None) or route.plugins
         if "identity_token" not in blocks:
             message = "found identity_token; it needs identity_token: at the top level of the file"
             yield Finding((*loc, "identity_token"), message, at_key=True)
@@ -83,7 +83,7 @@ def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
                 (*place, "cost"),
                 f"found {limit.cost}, more than the burst of {limit.size}; no request would be admitted",
             )
-        named = route.forward_auth is not None and route.forward_auth.consumer is not None
+        named = (route.forward_auth is not None and route.forward_auth.consumer is not None) or route.plugins
         if limit.by == "consumer" and not route.auth and not named:
             yield Finding((*place, "by"), "found consumer without auth; only routes with auth identify consumers")
         if limit.by == "key" and "key" not in route.auth:

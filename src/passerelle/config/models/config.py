@@ -58,6 +58,7 @@ from passerelle.config.models.limits import Limits
 from passerelle.config.models.listeners import DEFAULT_LISTENERS, Listener, Listeners
 from passerelle.config.models.match import Match
 from passerelle.config.models.oidc import Oidc
+from passerelle.config.models.plugins import Plugin
 from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
@@ -106,8 +107,8 @@ __all__ = [
     "Defaults",
     "Dns",
     "Eject",
-    "FixedKey",
     "ExternalAccount",
+    "FixedKey",
     "ForwardAuth",
     "Health",
     "Hedge",
@@ -123,6 +124,7 @@ __all__ = [
     "OnError",
     "Override",
     "Part",
+    "Plugin",
     "RateLimit",
     "Redirect",
     "RequestHeaders",
@@ -580,6 +582,11 @@ class Config(Model):
     )
     identity_token: IdentityToken | None = Field(
         default=None, description="A signed token that identifies the client to services."
+    )
+    plugins: Annotated[dict[Name, Plugin], Takes("mapping of names to [plugins](#plugins)")] = Field(
+        default={},
+        min_length=1,
+        description="Python functions as guards and filters, by name.",
     )
     services: Annotated[dict[Name, Service], Takes("mapping of names to [services](#a-service)")] = Field(
         default={}, min_length=1, description="The upstream services, by name. Required if a route needs one."

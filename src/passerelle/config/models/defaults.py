@@ -14,7 +14,7 @@ from passerelle.config.models.guards import Clients, OneOrMore, RateLimit, Requi
 from passerelle.config.models.headers import Cors, RequestHeaders, ResponseHeaders
 from passerelle.config.models.sessions import Yes
 from passerelle.config.models.units import Duration, DurationOrOff, Limit
-from passerelle.config.models.values import WholeNumber
+from passerelle.config.models.values import Name, WholeNumber
 
 CredentialKind = Literal["basic", "jwt", "key", "mtls", "oidc", "session"]
 _HEADER_RULES = Takes("[mapping](#request_headers-and-response_headers)")
@@ -86,6 +86,9 @@ class Defaults(Model):
     )
     identity_token: Yes | None = Field(
         default=None, description="`true`: services receive the signed token of `identity_token`."
+    )
+    plugins: Annotated[tuple[Name, ...], OneOrMore, Takes("name of a [plugin](#plugins), or a list")] = Field(
+        default=(), min_length=1, description="Plugins that run for each request, in this order for each kind."
     )
     rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore, Takes("[limit](#rate_limit) or a list")] = Field(
         default=(), description="One limit, or a list of limits that must all admit a request. Beyond it: 429."

@@ -13,6 +13,7 @@ from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.units import Duration
 from passerelle.config.models.values import Flag, Method, Text, is_token
 from passerelle.config.reading.wording import describe
+from passerelle.http.field_rules import FRAMING, forbidden_request, forbidden_response
 
 _HOST = r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _ORIGIN = re.compile(rf"([a-z][a-z0-9+.-]*)://(\*\.)?({_HOST}|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?").fullmatch
@@ -88,45 +89,6 @@ class Cors(Model):
     max_age: Duration = Field(default=600.0, description="How long a browser may cache the result of a preflight.")
 
 
-# Fields that frame or route a message or apply to one connection (RFC 9110 §7.6.1). No rule may change them.
-_FRAMING = frozenset(
-    {
-        *("connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "proxy-authenticate"),
-        *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-    }
-)
-# Fields that the gateway sets; services rely on them.
-OWN_REQUEST = frozenset({"via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"})
-OWN_REQUEST_PREFIXES = ("passerelle-", "x-consumer")
-# Conditions and ranges (RFC 9110 §13, §14): the cache evaluates them, and sets its own.
-_CONDITIONS = frozenset({"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"})
-# Response fields that the gateway sets, because they describe the body as sent or the path of the response.
-_OWN_RESPONSE = frozenset(
-    {
-        *("age", "cache-status", "content-encoding", "content-range", "date", "ratelimit", "ratelimit-policy"),
-        *("x-request-id",),
-    }
-)
-
-
-def forbidden_request(name: str) -> str | None:
-    """Return why no rule may set, add or remove the request field ``name``, or None if a rule may."""
-    plain = name.lower().replace("_", "-")
-    if plain == "host":
-        return "it routes the message; use host of the service"
-    if plain in _FRAMING:
-        return "it frames or routes the message, or applies to one connection"
-    if plain in OWN_REQUEST or plain.startswith(OWN_REQUEST_PREFIXES):
-        return "only the gateway sets it, and services rely on that"
-    if plain == "forwarded":
-        return "it states the address of each client, which no rule can; use forwarding of the service"
-    if plain == "proxy":
-        return "CGI programs take it for the proxy of their own requests"
-    if plain in _CONDITIONS:
-        return "conditions and ranges are set by clients and the cache"
-    return None
-
-
 def _request_name(text: str) -> str:
     reason = forbidden_request(_field(text))
     if reason is not None:
@@ -135,13 +97,9 @@ def _request_name(text: str) -> str:
 
 
 def _response_name(text: str) -> str:
-    name = _field(text).lower()
-    if name in _FRAMING:
-        raise ValueError(f"found {text!r}; it frames the message, or applies to one connection")
-    if name in _OWN_RESPONSE or name.startswith("passerelle-"):
-        raise ValueError(f"found {text!r}; the gateway sets it")
-    if name.startswith("access-control-"):
-        raise ValueError(f"found {text!r}; use cors of the route")
+    reason = forbidden_response(_field(text))
+    if reason is not None:
+        raise ValueError(f"found {text!r}; {reason}")
     return text
 
 
@@ -156,7 +114,7 @@ def _value(text: str) -> str:
 
 
 def _probe_name(text: str) -> str:
-    if _field(text).lower() in _FRAMING:
+    if _field(text).lower() in FRAMING:
         use = "use host of health" if text.lower() == "host" else "it frames the message, or applies to one connection"
         raise ValueError(f"found {text!r}; {use}")
     return text

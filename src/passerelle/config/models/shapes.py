@@ -31,7 +31,7 @@ _UPSTREAM = (
         "attempt_timeout",
         "tell_deadline",
     ),
-    *("hedge", "shadow", "split", "rollout", "request_headers", "forward_auth", "identity_token"),
+    *("hedge", "shadow", "split", "rollout", "request_headers", "forward_auth", "identity_token", "plugins"),
 )
 # Keys about requests to services, which no action sends.
 _OF_SERVICES = (

@@ -1,4 +1,7 @@
-"""Builds the guards of routes, and the providers of credentials that they use."""
+"""Builds the guards of routes, and the providers of credentials that they use.
+
+The file is longer than 400 lines because it has one builder for each kind of guard.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ from passerelle.gateway.assembly.credentials import (
     read_tokens,
     redis_client,
 )
-from passerelle.observability.metrics import RouteMetrics
+from passerelle.gateway.assembly.plugins import PluginFactory
+from passerelle.observability.metrics import PluginMetrics, RouteMetrics
 from passerelle.observability.tracing.context import TRACEPARENT, TRACESTATE
 from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authorization import Require
@@ -95,14 +99,21 @@ def _identity_guard(settings: IdentityToken, signer: Signer, route: Route) -> Gu
 
 
 def copied_fields(config: Config, services: Iterable[str]) -> set[bytes]:
-    """Return the fields (lower case) that a ``forward_auth`` of any route adds to requests for ``services``."""
+    """Return the fields (lower case) that ``forward_auth`` and plugins of any route add for ``services``."""
     wanted = set(services)
     return {
-        name.lower().encode("ascii")
+        name
         for route in config.routes
-        if route.forward_auth is not None and not wanted.isdisjoint(route.destinations)
-        for name in route.forward_auth.copy_headers
+        if not wanted.isdisjoint(route.destinations)
+        for name in added_fields(config, route)
     }
+
+
+def added_fields(config: Config, route: Route) -> frozenset[bytes]:
+    """Return the fields (lower case) that ``forward_auth`` and plugins of ``route`` add to requests for services."""
+    names = list(route.forward_auth.copy_headers) if route.forward_auth is not None else []
+    names += [name for plugin in route.plugins for name in config.plugins[plugin].sets]
+    return frozenset(name.lower().encode("ascii") for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +133,16 @@ class GuardFactory:
     :raises CannotStart: if a file or key that guards need cannot be used.
     """
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: GuardFactory | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        plugin_metrics: Callable[[str], PluginMetrics],
+        before: GuardFactory | None = None,
+    ) -> None:
         self._config = config
+        known_plugins = before.plugins if before is not None else None
+        self.plugins: PluginFactory = PluginFactory(config, loop, plugin_metrics, known_plugins)
         self._proxies = Proxies(config.trusted_proxies)
         self._trace_fields = (TRACEPARENT, TRACESTATE) if config.tracing is not None else ()
         self._subscribers = Subscribers()
@@ -167,11 +186,13 @@ class GuardFactory:
         """Start the background work of the providers, except of those shared with ``before``."""
         for part in self._background(before):
             part.start()
+        self.plugins.host.start()
 
     def stop(self, after: GuardFactory | None = None) -> None:
         """Stop the background work of the providers, except of those shared with ``after``."""
         for part in self._background(after):
             part.stop()
+        self.plugins.host.stop(after.plugins.host if after is not None else None)
 
     def _background(
         self, other: GuardFactory | None
@@ -248,6 +269,12 @@ class GuardFactory:
         withheld = self.withheld([settings.service], scope.route, self._trace_fields)
         return [forward_auth(values, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict, withheld)]
 
+    def _plugin_guards(self, scope: RouteScope) -> list[Guard]:
+        return self.plugins.guards(scope.route)
+
+    def _request_filters(self, scope: RouteScope) -> list[Guard]:
+        return self.plugins.request_filters(scope.route)
+
     def _identity_token(self, scope: RouteScope) -> list[Guard]:
         settings = self._config.identity_token
         if not scope.route.identity_token or settings is None or self._signer is None:
@@ -261,16 +288,18 @@ class GuardFactory:
         "auth": _authentication,
         "require": _authorization,
         "forward_auth": _forward_auth,
+        "plugin_guards": _plugin_guards,
         "limits_after_authentication": _limits_after_authentication,
         "identity_token": _identity_token,
+        "request_filters": _request_filters,
     }
     """One builder for each entry of :data:`GUARDS`."""
 
     def withheld(self, services: Iterable[str], route: Route, others: Iterable[bytes] = ()) -> WithheldFields | None:
         """Return the fields of clients that ``services`` never receive on ``route``, with ``others``; or None.
 
-        These are the gateway's own credentials, and the fields that ``forward_auth`` of any route adds to requests for
-        one of the services.
+        These are the gateway's own credentials, and the fields that ``forward_auth`` and plugins of any route add to
+        requests for one of the services.
         """
         names = copied_fields(self._config, services).union(others)
         keys = self._config.keys

@@ -27,7 +27,7 @@ from passerelle.config.models.hedge import Percentile
 from passerelle.config.models.split import Split
 from passerelle.gateway.assembly.actions import action_of, in_maintenance, with_pages
 from passerelle.gateway.assembly.caching import make_plan, told_apart
-from passerelle.gateway.assembly.guards import GuardFactory
+from passerelle.gateway.assembly.guards import GuardFactory, added_fields
 from passerelle.gateway.assembly.headers import request_rules, response_header_rules, rule_of
 from passerelle.gateway.assembly.shadows import with_shadow
 from passerelle.gateway.assembly.splits import SplitFactory, apart
@@ -144,7 +144,10 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
         size = min(body_limit, MAX_BODY)
         fixed = (metrics, log, size, guards, None, None, response_rules, preflight)
         return HandlerPlan(*fixed, None, handler, guard_names=names)
-    cache = told_apart(config, route, _cache_plan(route, route.cache, resources, metrics))
+    cache = told_apart(config, route, _cache_plan(config, route, route.cache, resources, metrics))
+    filters = resources.guards.plugins.response_filters(route)
+    if cache is not None and filters:
+        cache = replace(cache, whole_uri=False)  # fast hits run no filters
     common = (
         metrics,
         log,
@@ -175,9 +178,10 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
         Template(route.rewrite, _rest_names(route.path)) if route.rewrite is not None else None,
         feeds=_fed(stored, route),
         tunnel_idle=_seconds(route.tunnel_idle_timeout),
-        invalidates=cache or _invalidation_plan(route, resources, metrics),
+        invalidates=cache or _invalidation_plan(config, route, resources, metrics),
         withheld=withheld,
         guard_names=names,
+        filters=filters,
     )
     return plan if route.split is None else _split(config, route, resources, route.split, plan)
 
@@ -218,7 +222,7 @@ def _with_splits(
         )
         for choice, side in plans.items()
     }
-    common = {each.name: getattr(plan, each.name) for each in fields(RoutePlan)}
+    common = {each.name: getattr(plan, each.name) for each in fields(RoutePlan) if each.init}
     return SplitPlan(**common, splitters=tuple(splitters), plans=sides, forwards=forwards)
 
 
@@ -246,7 +250,7 @@ def _composed(
         fallback = None if part.required else orjson.dumps(part.fallback)
         parts.append(CompositionPart(name, fallback, frozenset(part.pass_status)))
         timeout = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
-        cache = _cache_plan(route, part.cache, resources, metrics)
+        cache = _cache_plan(config, route, part.cache, resources, metrics)
         if resources.cache is not None and (cache is not None or route.cache is not None):
             resources.cache.sources.update(part.destinations)
         label, path = f"{route.label}#{name}", Template(part.path, rest)
@@ -273,21 +277,23 @@ def _composed(
 
 
 def _cache_plan(
-    route: Route, settings: RouteCache | None, resources: PlanResources, metrics: RouteMetrics
+    config: Config, route: Route, settings: RouteCache | None, resources: PlanResources, metrics: RouteMetrics
 ) -> CachePlan | None:
     """Build the plan of a cache with these ``settings``, for ``route`` or for one of its parts; None without any."""
     if settings is None or resources.cache is None:
         return None
     counts = metrics.cache, metrics.not_stored
-    return make_plan(resources.cache, resources.era, settings, *counts, _identity_fields(route), _cache_host(route))
+    return make_plan(resources.cache, resources.era, settings, *counts, added_fields(config, route), _cache_host(route))
 
 
-def _invalidation_plan(route: Route, resources: PlanResources, metrics: RouteMetrics) -> CachePlan | None:
+def _invalidation_plan(
+    config: Config, route: Route, resources: PlanResources, metrics: RouteMetrics
+) -> CachePlan | None:
     """Build the plan of a route that stores nothing, whose unsafe requests invalidate; None where nothing is cached."""
     if resources.cache is None:
         return None
     counts = metrics.cache, metrics.not_stored
-    return make_plan(resources.cache, resources.era, None, *counts, _identity_fields(route), _cache_host(route))
+    return make_plan(resources.cache, resources.era, None, *counts, added_fields(config, route), _cache_host(route))
 
 
 def _cache_host(route: Route) -> str | None:
@@ -321,12 +327,6 @@ def _fed(stored: Sequence[Sequence[str]], route: Route) -> tuple[str, ...]:
     """
     own = set(route.destinations)
     return tuple(dict.fromkeys(name for names in stored if not own.isdisjoint(names) for name in names))
-
-
-def _identity_fields(route: Route) -> frozenset[bytes]:
-    """Return the fields that ``forward_auth`` adds to requests for services, in lower case."""
-    names = route.forward_auth.copy_headers if route.forward_auth is not None else ()
-    return frozenset(name.lower().encode("ascii") for name in names)
 
 
 def _forward_auth_policy(config: Config, route: Route, resources: PlanResources) -> Subrequest | None:

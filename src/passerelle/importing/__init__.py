@@ -1,0 +1,1 @@
+"""First configurations from the files of other gateways: nginx, Traefik, Kong."""
