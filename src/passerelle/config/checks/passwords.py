@@ -70,5 +70,12 @@ def basic_warnings(config: Config) -> Iterator[Finding]:
     if weak:
         names = ", ".join(map(repr, weak[:3])) + (f" and {len(weak) - 3} others" if len(weak) > 3 else "")
         yield Finding(_FILE, f"the hashes of {names} are cheap to guess: use bcrypt with a cost of 10 or more")
-    if config.tls is None and config.listen.host not in _LOOPBACK and not config.trusted_proxies:
+    is_open = any(
+        not config.is_secure(each)
+        and each.https_redirect is None
+        and each.address.host not in _LOOPBACK
+        and not each.address.is_socket
+        for each in config.listen
+    )
+    if is_open and not config.trusted_proxies:
         yield Finding(("basic",), "without TLS, anyone on the network path can read the passwords", at_key=True)
