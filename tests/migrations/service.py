@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-# What a gateway may add or leave out on its own connection says nothing about the migration.
+# Fields that belong to a gateway's own connection, or that differ in every request.
 _UNCOMPARED = {
     "accept-encoding",
     "connection",

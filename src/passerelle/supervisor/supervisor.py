@@ -1,4 +1,7 @@
-"""The supervisor: start the instances of services and the gateway workers, watch them, and stop them in order."""
+"""The supervisor: start the instances of services and the gateway workers, watch them, and stop them in order.
+
+The file is longer than 400 lines because it is the life of one object: its start, its changes and its end.
+"""
 
 from __future__ import annotations
 

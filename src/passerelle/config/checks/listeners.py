@@ -79,3 +79,7 @@ def listener_hints(config: Config) -> Iterator[Finding]:
     """Find what works but is probably a mistake."""
     if config.tls is not None and not any(map(config.is_secure, config.listen)):
         yield Finding(("tls",), "no listener uses it", at_key=True)
+    auto = config.tls.auto if config.tls is not None else None
+    if auto is not None and auto.challenge == "http-01" and all(map(config.is_secure, config.listen)):
+        text = "authorities validate http-01 over plain HTTP on port 80, and no listener speaks it"
+        yield Finding(("tls", "auto", "challenge"), text)
