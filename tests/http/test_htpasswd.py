@@ -62,6 +62,7 @@ def test_a_hash_that_is_made_is_accepted_and_not_weak(with_bcrypt: bool) -> None
         (f"ada:{ARGON2.replace('m=64', 'm=1048576')}", "found argon2 with m=1048576, t=1, p=1; allowed are at most"),
         (f"ada:{ARGON2.replace('t=1', 't=99')}", "found argon2 with m=64, t=99, p=1; allowed are at most"),
     ],
+    ids=["apr1", "sha", "crypt", "plain", "no colon", "no name", "bcrypt", "argon2 memory", "argon2 time"],
 )
 def test_a_wrong_line_is_named_without_its_hash(line: str, problem: str) -> None:
     ((number, found),) = problems_of(f"bob:{BCRYPT}\n{line}\n".encode())
