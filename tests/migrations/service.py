@@ -2,7 +2,8 @@
 
 Parameters of the query choose the response: ``status``, ``field`` (``NAME: VALUE``, repeatable), ``size`` (so many
 bytes of text in place of JSON), ``delay`` (seconds) and ``count`` (the response has the number of requests for its
-path). ``/empty`` is a path with 204, for health checks.
+path). ``/empty`` is a path with 204, for health checks. ``/verify`` responds with the status in ``X-Status``, and names
+the user.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
             "service": self.server.name,
             "method": self.command,
             "target": self.path,
-            "fields": {name: value for name, value in fields.items() if name not in _UNCOMPARED},
+            "fields": {name: value for name, value in fields.items() if value and name not in _UNCOMPARED},
             "body": self.rfile.read(int(fields.get("content-length", 0))).decode("latin-1"),
         }
         if "count" in query:
@@ -54,11 +55,14 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(float(query["delay"][0]))
         if "size" in query:
             body, kind = b"lorem ipsum " * (int(query["size"][0]) // 12), "text/plain"
-        status = int(query.get("status", ["204" if path == "/empty" else "200"])[0])
+        wanted = fields.get("x-status", "200") if path == "/verify" else "204" if path == "/empty" else "200"
+        status = int(query.get("status", [wanted])[0])
         self.send_response(status)
         if status != 204:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+        if path == "/verify":
+            self.send_header("X-User", "ada")
         for field in query.get("field", []):
             self.send_header(*field.split(": ", 1))
         self.end_headers()

@@ -17,6 +17,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -118,7 +119,7 @@ class Side:
             included.write_text(self._filled(included.read_text()))
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         temporary = "".join(f"    {kind}_temp_path {self.folder}/{kind};\n" for kind in kinds)
-        path.write_text(text.replace("\nhttp {\n", f"\nhttp {{\n    access_log off;\n{temporary}", 1))
+        path.write_text(text.replace("\nhttp {\n", f"\nhttp {{\n{temporary}", 1))
         return path
 
     def _filled(self, text: str) -> str:
@@ -173,32 +174,31 @@ def open_folder() -> Iterator[str]:
 
 @contextmanager
 def peer(side: Side) -> Iterator[None]:
-    """Run nginx or HAProxy with the file of the folder."""
+    """Run nginx, with gunicorn behind it if there is a file for it, or HAProxy."""
+    commands: list[list[str]] = []
+    if (side.folder / "gunicorn.conf.py").exists():
+        side.file("gunicorn.conf.py")
+        commands.append([sys.executable, "-m", "gunicorn"])
     if (side.folder / "nginx.conf").exists():
         file = side.file("nginx.conf")
-        text = f"daemon off; pid {side.folder}/pid; error_log {side.folder}/output;"
-        words = [
-            program("nginx"),
-            "-p",
-            str(side.folder),
-            "-c",
-            str(file),
-            "-e",
-            str(side.folder / "output"),
-            "-g",
-            text,
-        ]
+        own = f"daemon off; pid {side.folder}/pid; error_log {side.folder}/output;"
+        commands.append([program("nginx"), "-p", str(side.folder), "-c", str(file), "-g", own])
     else:
         file = side.file("haproxy.cfg")
-        words = [program("haproxy"), "-db", "-f", str(file)]
-    with (side.folder / "output").open("ab") as output:
-        process = subprocess.Popen(words, cwd=side.folder, stdout=output, stderr=output)
+        commands.append([program("haproxy"), "-db", "-f", str(file)])
+    processes: list[subprocess.Popen[bytes]] = []
     try:
-        side.wait(process, file)
+        with (side.folder / "output").open("ab") as output:
+            for words in commands:
+                processes.append(subprocess.Popen(words, cwd=side.folder, stdout=output, stderr=output))
+        side.wait(processes[-1], file)
+        if len(commands) > 1:
+            wait_until((side.folder / "app.sock").exists, "the application server listens", 4 * DEADLINE)
         yield
     finally:
-        process.terminate()
-        process.wait(DEADLINE)
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(DEADLINE)
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def shown(asked: Asked, response: Response, side: Side) -> dict[str, object]:
             value = value.replace(f":{port}", f":@{name}@")
         for name, service in side.services.items():
             value = value.replace(service.address, f"@{name}@")
-        return value
+        return value.removesuffix(', charset="UTF-8"')  # RFC 7617 §2.1: a hint that nginx cannot give
 
     def matters(name: str) -> bool:
         if asked.has_own_body:
@@ -236,7 +236,13 @@ def shown(asked: Asked, response: Response, side: Side) -> dict[str, object]:
     fields = sorted((name, value) for name, value in named if matters(name))
     content = decoded(response)
     body = b"" if asked.has_own_body else content
-    return {"status": response.status, "fields": fields, "body": same(body.decode("latin-1"))}
+    return {"status": response.status, "fields": fields, "body": same(body.decode("latin-1")).splitlines()}
+
+
+def logged(file: Path) -> list[tuple[str, ...]]:
+    """Return client, request, status and agent of the lines of an access log in the combined format."""
+    pattern = re.compile(r'(\S+) - - \[[^]]+\] "([^"]*)" (\d+) \d+ "-" "([^"]*)"')
+    return [found.groups() if (found := pattern.fullmatch(line)) else (line,) for line in file.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -255,3 +261,6 @@ def test_both_answer_alike(case: str) -> None:
             line = f"request {number} of {case}: {asked.method} {asked.url} {asked.fields}"
             assert ours == theirs, line
             assert ours["status"] == asked.status, line
+        logs = [side.folder / "access.log" for side in (old, new)]
+        if logs[0].exists():
+            wait_until(lambda: logged(logs[0]) == logged(logs[1]), "both have logged the same")

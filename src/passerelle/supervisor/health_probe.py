@@ -75,6 +75,8 @@ async def probe(
         return f"no response within {within:g} s"
     except ConnectionRefusedError:
         return REFUSED
+    except FileNotFoundError:
+        return f"there is no socket {host}"
     except OSError as error:
         return reason(error)
     except _NoResponse as problem:
