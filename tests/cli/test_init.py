@@ -91,7 +91,7 @@ def test_the_file_passes_check_and_is_formatted(
         "# yaml-language-server: $schema=gateway.schema.json\nlisten: 127.0.0.1:8081\n\n"
         f'services:\n  web:\n    {service}\n\nroutes:\n  - {{path: "/{{rest*}}", service: web}}\n'
     )
-    assert load("gateway.yaml").listen.port == 8081
+    assert load("gateway.yaml").address.port == 8081
     assert run("check")[0] == 0
     assert run("fmt", "--check")[0] == 0
     assert Path("gateway.schema.json").read_text() == run("schema")[1]
@@ -157,4 +157,4 @@ def test_the_three_questions(tmp_path: Path) -> None:
         os.close(theirs)
     assert "found app:app (Flask)" in done.stdout
     assert done.stdout.index("What runs") < done.stdout.index("Where is it") < done.stdout.index("On which port")
-    assert load(tmp_path / "gateway.yaml").listen.port == 9123
+    assert load(tmp_path / "gateway.yaml").address.port == 9123

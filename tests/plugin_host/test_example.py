@@ -29,7 +29,8 @@ def test_the_example_does_what_it_describes(rig: Rig, monkeypatch: pytest.Monkey
     (target,) = shop.all_targets
     url = target.url.model_copy(update={"port": upstream.port})
     shop = shop.model_copy(update={"targets": (target.model_copy(update={"url": url}),)})
-    listen = config.listen.model_copy(update={"port": 0})
+    address = config.address.model_copy(update={"port": 0})
+    listen = (config.main_listener.model_copy(update={"address": address}),)
     config = config.model_copy(update={"services": {"shop": shop}, "listen": listen, "access_log": "off"})
     gateway = rig.loop.call(lambda: Gateway(config))
     _, port = rig.loop.run(gateway.start())

@@ -9,11 +9,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from passerelle.config.checks import rule_of, rules, rules_of, services_of
+    from passerelle.config.checks import services_of
     from passerelle.config.loader import LoadReport, inspect, inspect_bytes, inspect_text, load, load_text
     from passerelle.config.models.addresses import Address
     from passerelle.config.models.config import Config, Health, Limits, OnError, Part, Route, Service, Target, Zone
     from passerelle.config.problems import ConfigError, Problem
+    from passerelle.config.route_rules import rule_of, rules, rules_of
 
 __all__ = [
     "Address",
@@ -44,7 +45,7 @@ if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
     def __getattr__(name: str) -> object:
         if name in __all__:
-            for module in ("models.config", "models.addresses", "problems", "checks", "loader"):
+            for module in ("models.config", "models.addresses", "problems", "route_rules", "checks", "loader"):
                 found = importlib.import_module(f"{__name__}.{module}")
                 if hasattr(found, name):
                     return getattr(found, name)

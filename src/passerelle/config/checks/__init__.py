@@ -73,10 +73,10 @@ from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.units import duration_text
 from passerelle.config.problems import Finding, Loc
 from passerelle.config.reading.wording import hint
+from passerelle.config.route_rules import rules
 from passerelle.config.versions import version_services
 from passerelle.routing.paths import REST, Pattern, PatternError, Template
-from passerelle.routing.router import Router, RouteRule
-from passerelle.routing.rules import specificity
+from passerelle.routing.router import Router
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST_NAMES = 12
@@ -237,23 +237,6 @@ def services_of(route: Route) -> list[str]:
     if route.shadow is not None:
         others.append(route.shadow.service)
     return route.destinations + others if route.login is None else route.destinations
-
-
-def rules(config: Config) -> list[RouteRule]:
-    """Convert the routes to rules of :class:`passerelle.routing.router.Router`, with each :class:`Route` as value."""
-    return [rule for route in config.routes for rule in rules_of(route)]
-
-
-def rules_of(route: Route) -> list[RouteRule]:
-    """Convert a route to rules of the router, one for each of its hosts."""
-    hosts = [host.encode() if host is not None else None for host in route.hosts]
-    more = (route.keeps_slashes, route.conditions, route.priority)
-    return [RouteRule(host, route.accepted, route.path, route, *more) for host in hosts]
-
-
-def rule_of(route: Route) -> RouteRule:
-    """Convert a route to the most specific of its rules."""
-    return min(rules_of(route), key=specificity)
 
 
 def table_finding(config: Config) -> Finding | None:
