@@ -214,8 +214,13 @@ def hangs(conn: Connection) -> None:
 
 def endless(conn: Connection) -> None:
     conn.read_request()
-    conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    conn.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
     conn.stream(BIG, 1_000_000_000 // len(BIG))
+
+
+def announces_much(conn: Connection) -> None:
+    conn.read_request()
+    conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
 
 
 def garbage(conn: Connection) -> None:
@@ -230,6 +235,7 @@ def garbage(conn: Connection) -> None:
         (hangs, "failed", "timeout"),
         (garbage, "failed", "response"),
         (endless, "not_compared", "too long"),
+        (announces_much, "not_compared", "too long"),  # before its time is up
     ],
 )
 def test_a_second_service_that_misbehaves_changes_no_response(rig: Rig, new: Any, key: str, reason: str) -> None:

@@ -19,10 +19,10 @@ Outcome = tuple[CapturedResponse, float] | Failure
 class _Body:
     """Collects the body of a response up to a bound."""
 
-    __slots__ = ("_most", "_pieces", "_size", "complete")
+    __slots__ = ("_pieces", "_size", "complete", "most")
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._pieces: list[bytes] = []
         self._size = 0
         self.complete = True
@@ -30,7 +30,7 @@ class _Body:
     def add(self, data: bytes) -> bool:
         """Keep ``data``; return False, and keep nothing any more, if there is too much."""
         self._size += len(data)
-        if self._size > self._most:
+        if self._size > self.most:
             self._pieces.clear()
             self.complete = False
             return False
@@ -129,6 +129,9 @@ class Capture:
         """Keep the head, and the body if it is complete."""
         self._seconds = perf_counter() - self._started
         self._head = head
+        if not complete and head.content_length > self._body.most:
+            self._cut(head)  # without reading up to the bound: that would cost CPU for nothing
+            return
         self.on_data(data)
         if complete:
             self.on_end()
