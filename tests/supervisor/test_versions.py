@@ -102,12 +102,11 @@ routes: [{path: "/{rest*}", service: s}]
 @pytest.mark.slow
 def test_the_old_version_ends_with_the_rollout_and_stays_away(tmp_path: Path) -> None:
     async def body() -> None:
+        def names() -> list[str]:
+            return sorted(instance.name for instance in running.fleet.instances)
+
         async with supervised(tmp_path, FILE, APPLICATION) as running:
             fleet, rollouts = running.fleet, running.supervisor.rollouts
-
-            def names() -> list[str]:
-                return sorted(instance.name for instance in fleet.instances)
-
             assert names() == ["s-v1-1", "s-v2-1"]
             await rollouts.change({"action": "start"}, "admin")
             await rollouts.change({"action": "skip"}, "admin")
@@ -119,12 +118,15 @@ def test_the_old_version_ends_with_the_rollout_and_stays_away(tmp_path: Path) ->
             running.file.write_text(FILE + "\n# changed\n")
             await running.reconciler.reload()
             assert names() == ["s-v2-1"]
+        # Nor does a new start.
+        async with supervised(tmp_path, FILE, APPLICATION) as running:
+            assert names() == ["s-v2-1"]
             # Another old version is started as any new service.
             running.file.write_text(FILE.replace("v1:", "v0:"))
             await running.reconciler.reload()
             assert names() == ["s-v0-1", "s-v2-1"]
             running.file.write_text(FILE)
         async with supervised(tmp_path, FILE, APPLICATION) as running:
-            assert sorted(instance.name for instance in running.fleet.instances) == ["s-v1-1", "s-v2-1"]
+            assert names() == ["s-v1-1", "s-v2-1"]
 
     run(body(), 120)
