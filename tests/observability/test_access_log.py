@@ -166,6 +166,16 @@ def test_a_long_value_is_cut_and_marked() -> None:
     assert entry["target"].endswith("a\u2026")
 
 
+@given(st.integers(0, 400), st.sampled_from(["\U0001f600", "\ud83d", "\ude00", "\u20ac", "a"]))
+def test_a_text_that_is_cut_anywhere_is_still_text(length: int, character: str) -> None:
+    text = "x" * (length % 7) + character * length
+    kept = text.encode("utf-8", "replace").decode()
+    found = json.loads(Bench().line(failure=Failure(Kind.UNAUTHENTICATED, text), consumer=text).decode("utf-8", "strict"))
+    for value in (found["why"] if text else "", found.get("consumer", "")):
+        value.encode()  # no half of a surrogate pair
+        assert kept.startswith(value.removesuffix("\u2026"))
+
+
 SECRET = b"s3cr3t-Value"
 
 

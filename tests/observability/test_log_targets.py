@@ -186,3 +186,24 @@ def test_a_server_that_reads_nothing_does_not_block_requests() -> None:
             assert sink.counts()[1] >= 10 - sink.counts()[0]
         assert sum(sink.counts()) == 60
     assert senders and threading.get_ident() not in senders
+
+
+def test_a_line_that_cannot_be_converted_is_dropped_and_the_next_is_sent() -> None:
+    warnings: list[str] = []
+    encode = syslog_message(None, host="gw", pid=7)
+    with (
+        closing(datagrams()) as receiver,
+        sink_to(SocketTarget("udp", *receiver.getsockname()), warnings, encode=encode) as sink,
+    ):
+        put(sink, b'{"time": "\xed\xa0\xbd"}\n', LINE)
+        assert receiver.recv(65536).endswith(LINE.rstrip(b"\n"))
+        until(lambda: sink.counts() == (1, 1))
+    assert len(warnings) == 1 and "a line cannot be converted" in warnings[0]
+
+
+def test_a_name_that_no_server_can_have_is_retried_as_one_that_is_down() -> None:
+    warnings: list[str] = []
+    with sink_to(SocketTarget("udp", "logs..example", 514), warnings) as sink:
+        put(sink, LINE)
+        until(lambda: bool(warnings))
+    assert sink.counts() == (0, 1)

@@ -44,8 +44,11 @@ _HIT_LINE = (
 )
 _WHO = b'"client":"%b","method":"%b","host":"%b","user_agent":"%b"'
 _WHAT = '"status":{},"attempts":{},"instance":{},"route":{},"service":{},"cache":{}'
-# Complete characters of an escaped string, used after a string was cut in the middle of an escape.
-_WHOLE = re.compile(rb"(?:[^\\]|\\u[0-9a-f]{4}|\\[^u])*")
+# Complete characters of an escaped string, used after a string was cut in the middle of an escape, or between the two
+# of a surrogate pair (RFC 8259 §7).
+_WHOLE = re.compile(
+    rb"(?:[^\\]|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|\\u(?!d[89a-f])[0-9a-f]{4}|\\[^u])*"
+)
 _FAILURE = b',"failure":"%b","side":"%b","why":"%b"'
 
 # The end of a time, by millisecond.
@@ -116,7 +119,7 @@ class AccessLog:
     def _consumer_part(self, consumer: str) -> bytes:
         if len(self._consumers) >= _MOST_KNOWN:
             self._consumers.clear()
-        made = b',"consumer":"%b"' % _cut(json.dumps(consumer)[1:-1].encode("ascii"), _OTHER_BYTES)
+        made = b',"consumer":"%b"' % _cut(_escape_text(consumer), _OTHER_BYTES)
         if len(consumer) <= _KEY_BYTES:
             self._consumers[consumer] = made
         return made
@@ -321,5 +324,10 @@ def _cut(escaped: bytes, most: int) -> bytes:
 
 
 def _failure_text(failure: Failure) -> tuple[bytes, bytes, bytes]:
-    why = json.dumps(failure.detail or failure.title)[1:-1].encode("ascii")
-    return failure.kind.value.encode("ascii"), failure.side.value.encode("ascii"), _cut(why, _WHY_BYTES)
+    why = _cut(_escape_text(failure.detail or failure.title), _WHY_BYTES)
+    return failure.kind.value.encode("ascii"), failure.side.value.encode("ascii"), why
+
+
+def _escape_text(text: str) -> bytes:
+    """Return ``text`` as the inside of a JSON string; a lone surrogate, which JSON cannot hold, becomes ``?``."""
+    return json.dumps(text.encode("utf-8", "replace").decode())[1:-1].encode("ascii")

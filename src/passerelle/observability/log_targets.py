@@ -213,7 +213,12 @@ class QueuedSink:
 
     def _send_all(self) -> None:
         while (line := self._next()) is not None:
-            message = self._encode(line.rstrip(b"\n"))
+            try:
+                message = self._encode(line.rstrip(b"\n"))
+            except (KeyError, ValueError) as error:  # a defect of ours: the line is lost, and the log goes on
+                self._warn_once(f"a line cannot be converted: {error}")
+                self._taken(line, sent=False)
+                continue
             while not self._try(message):
                 with self._changed:
                     # Closing does not end the pause: the server would be tried in a tight loop.
@@ -228,12 +233,13 @@ class QueuedSink:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             return self._waiting[0] if self._waiting else None
 
-    def _taken(self, line: bytes) -> None:
+    def _taken(self, line: bytes, *, sent: bool = True) -> None:
         with self._changed:
             if self._waiting:  # close() has dropped it otherwise
                 self._waiting.popleft()
                 self._waiting_bytes -= len(line)
-                self._sent += 1
+                self._sent += sent
+                self._dropped += not sent
             dropped = self._dropped
         if dropped > self._reported and self._warn_once("could not keep up"):
             self._reported = dropped
@@ -241,8 +247,8 @@ class QueuedSink:
     def _try(self, message: bytes) -> bool:
         try:
             self._target.send(message)
-        except OSError as error:
-            self._warn_once(error.strerror or str(error) or type(error).__name__)
+        except (OSError, UnicodeError) as error:  # IDNA refuses some names with a UnicodeError
+            self._warn_once(getattr(error, "strerror", None) or str(error) or type(error).__name__)
             return False
         return True
 

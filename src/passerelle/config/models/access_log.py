@@ -56,6 +56,7 @@ def split_target(target: str) -> tuple[str, str, int]:
         and port != 0
         and target == f"syslog+{kind}://{parts.netloc}"
         and "@" not in host
+        and all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
     ):
         return kind, host, port or SYSLOG_PORT
     raise ValueError(
