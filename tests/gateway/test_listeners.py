@@ -421,6 +421,16 @@ def test_a_reload_turns_the_redirect_and_the_protocol_on_and_off(rig: Rig) -> No
         assert gateway.get(0).status == gateway.get(1).status == 200
 
 
+def test_connections_end_when_the_listener_that_they_came_through_gets_tls(rig: Rig, tls: dict[str, Any]) -> None:
+    with listening(rig, LOCAL) as gateway:
+        wire = gateway.connect()
+        wire.send(head())
+        assert wire.read_response().status == 200
+        gateway.reload(LOCAL, tls=tls)  # the list is the same
+        assert is_closed(wire)
+        wire.close()
+
+
 def test_a_socket_that_cannot_listen_changes_nothing(rig: Rig) -> None:
     with listening(rig, LOCAL) as gateway, socket.socket() as one, socket.socket() as other:
         for sock in (one, other):

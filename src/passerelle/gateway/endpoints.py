@@ -103,11 +103,12 @@ class Endpoints:
         leaving = [endpoint for key, (_, endpoint) in self._open.items() if key not in wanted]
         _close(leaving)
         self._open = wanted
-        self._drain([*leaving, *self.configure(settings)])
+        self._drain(leaving)
+        self.configure(settings)
 
-    def configure(self, settings: Sequence[EndpointSettings]) -> list[_Endpoint]:
-        """Apply ``settings`` to new connections. Return the sockets whose settings were others."""
-        return [each for index, each in self._open.values() if self._configure(each, settings[index])]
+    def configure(self, settings: Sequence[EndpointSettings]) -> None:
+        """Apply ``settings`` to new connections. Those through sockets that had others end after their request."""
+        self._drain([each for index, each in self._open.values() if self._configure(each, settings[index])])
 
     def close(self) -> None:
         """Accept no more connections."""
