@@ -99,13 +99,16 @@ def test_all_processes_run_as_the_user(shared: Path) -> None:
 def test_one_gateway_alone(shared: Path) -> None:
     gid = grp.getgrnam("bin").gr_gid
     (shared / "gateway.yaml").write_text(
-        f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nuser: {USER}\ngroup: bin\naccess_log: stdout\n" + REST
+        f"listen: [127.0.0.1:0, 'unix:{shared}/gateway.sock']\nadmin: 127.0.0.1:0\nuser: {USER}\ngroup: bin\n"
+        "access_log: stdout\n" + REST
     )
     with command(shared, "gateway", "gateway.yaml") as running:
-        running.listening()
+        running.port = int(running.says(r"listening on http://127\.0\.0\.1:(\d+), unix:")[1])
         status = Path(f"/proc/{running.popen.pid}/status").read_text()
         uid = pwd.getpwnam(USER).pw_uid
         assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{gid}\t{gid}\t{gid}\t{gid}\n" in status
+        listener = (shared / "gateway.sock").stat()
+        assert (listener.st_uid, listener.st_gid) == (uid, gid)
         running.get("/never")
         running.says('"target":"/never"')
         assert running.stop() == 0
@@ -125,6 +128,21 @@ def test_files_that_the_user_cannot_open_end_the_start(shared: Path, config: str
     with up(shared, f"user: {USER}\n" + config + REST) as running:
         running.says(message)
         assert running.ended() == 1
+
+
+@as_root
+@pytest.mark.parametrize("existing", [False, True])
+def test_the_folder_of_ordered_certificates_belongs_to_the_user(shared: Path, existing: bool) -> None:
+    folder, uid = shared / ".passerelle" / "certificates", pwd.getpwnam(USER).pw_uid
+    if existing:
+        folder.mkdir(mode=0o700, parents=True)
+        (folder / "a.example.pem").touch(0o600)
+    text = "tls: {auto: {names: a.example, directory: 'https://127.0.0.1:9/'}}\n" + REST
+    config = load_text(text, str(shared / "gateway.yaml"))
+    identity._own_state(Identity(USER, uid, uid, (uid,), "/"), config, shared)
+    assert (shared / ".passerelle").stat().st_uid == uid
+    if existing:
+        assert {each.stat().st_uid for each in (folder, *folder.iterdir())} == {uid}
 
 
 def test_an_unknown_user_and_a_group_without_user_are_errors_of_the_file() -> None:

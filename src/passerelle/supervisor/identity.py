@@ -84,6 +84,7 @@ def drop(identity: Identity, config: Config, folder: Path, announce: Callable[[]
     try:
         _own_state(identity, config, folder)
         _own_log(identity, config)
+        _own_sockets(identity, config)
     except OSError as error:
         raise CannotStart(f"user: cannot prepare {error.filename} for {identity.name}: {error.strerror}") from error
     announce()
@@ -117,21 +118,39 @@ def dropped_to() -> str | None:
 def _own_state(identity: Identity, config: Config, folder: Path) -> None:
     """Make the folder for state, if it is needed, and give it with its files to the user."""
     state = config.state if config.state is not None else folder / DEFAULT_FOLDER
-    if config.state is None and (config.redis is not None or not config.splits) and not state.exists():
+    orders = config.tls is not None and config.tls.auto is not None  # also with Redis: workers read files
+    if config.state is None and not orders and (config.redis is not None or not config.splits) and not state.exists():
         return
     state.mkdir(mode=0o750, parents=True, exist_ok=True)
     place = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _give(place, identity)
-        for name in os.listdir(place):
-            with suppress(OSError):  # a symbolic link, or a socket
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
-                try:
-                    _give(file, identity)
-                finally:
-                    os.close(file)
+        _give_folder(place, identity, config.certificates_folder.name)
     finally:
         os.close(place)
+
+
+def _give_folder(place: int, identity: Identity, inner: str = "") -> None:
+    """Give a folder of root with its files to the user, and its folder ``inner`` with its files."""
+    _give(place, identity)
+    for name in os.listdir(place):
+        with suppress(OSError):  # a symbolic link, or a socket
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+            try:
+                if name == inner and stat.S_ISDIR(os.fstat(file).st_mode):
+                    _give_folder(file, identity)
+                else:
+                    _give(file, identity)
+            finally:
+                os.close(file)
+
+
+def _own_sockets(identity: Identity, config: Config) -> None:
+    """Give the Unix sockets of listeners to the user, so that programs of its group can connect."""
+    for each in config.listen:
+        if each.address.is_socket:
+            found = os.lstat(each.address.host)
+            if found.st_uid == 0 and stat.S_ISSOCK(found.st_mode):
+                os.chown(each.address.host, identity.uid, identity.gid, follow_symlinks=False)
 
 
 def _give(file: int, identity: Identity) -> None:

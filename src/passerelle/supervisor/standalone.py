@@ -375,7 +375,11 @@ async def serve(
         raise CannotStart(str(error)) from error
     identity = wanted_identity(config)
     if identity is not None:
-        config = drop(identity, config, Path(file).parent)
+        try:
+            config = drop(identity, config, Path(file).parent)
+        except CannotStart:
+            listeners.close()
+            raise
         _log(f"running as the user {identity.name}")
     gateway = build(config)
     notifier = notifier or Notifier()

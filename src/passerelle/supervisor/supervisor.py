@@ -136,6 +136,7 @@ class Supervisor:
         try:
             self._drop()
         except CannotStart as error:
+            fleet.listeners.close()
             self._report.log(str(error))
             return 1
         await fleet.catalog.prepare(fleet.config)
