@@ -63,6 +63,7 @@ class ListenerSession(ssl.SSLObject):
         self._outgoing = outgoing
         self._send_alert = alert_sender.get()
         self._protocols = protocols
+        self._hello = ClientHello()
 
     def do_handshake(self) -> None:
         """Continue the handshake; if it fails, send the alert.
@@ -84,7 +85,7 @@ class ListenerSession(ssl.SSLObject):
     def _check_protocols(self, own: frozenset[bytes]) -> None:
         data = self._incoming.read()
         self._incoming.write(data)
-        offered = offered_protocols(data)
+        offered = self._hello.offered_protocols(data)
         if offered is None and len(data) <= LONGEST_HELLO:
             raise ssl.SSLWantReadError
         self._protocols = None
@@ -124,15 +125,41 @@ class ListenerContext(ssl.SSLContext):
         return session
 
 
-def offered_protocols(data: bytes) -> tuple[bytes, ...] | None:
-    """Return the ALPN protocols of the ClientHello that ``data`` begins with (RFC 8446 §4.1.2, RFC 7301 §3.1).
+class ClientHello:
+    """Reads the ClientHello of one connection. A record is read once, however many segments it arrives in."""
 
-    The result is empty without the extension, and for what is no ClientHello, which OpenSSL refuses by itself. It is
-    None while the ClientHello is incomplete.
-    """
-    hello = _hello(data)
-    if not hello:
-        return None if hello is None else ()
+    __slots__ = ("_hello", "_position")
+
+    def __init__(self) -> None:
+        self._hello = bytearray()  # without the headers of its records
+        self._position = 0  # where the next record begins
+
+    def offered_protocols(self, data: bytes) -> tuple[bytes, ...] | None:
+        """Return the ALPN protocols of the ClientHello that ``data`` begins with (RFC 8446 §4.1.2, RFC 7301 §3.1).
+
+        ``data`` is everything that was received so far. The result is empty without the extension, and for what is no
+        ClientHello, which OpenSSL refuses by itself. It is None while the ClientHello is incomplete.
+        """
+        hello, position = self._hello, self._position
+        while True:
+            record = data[position : position + 5]
+            if not b"\x16\x03".startswith(record[:2]):
+                return ()
+            size = int.from_bytes(record[3:])
+            if len(record) < 5 or len(data) < position + 5 + size:
+                self._position = position
+                return None
+            if not size:
+                return ()
+            hello += data[position + 5 : position + 5 + size]
+            position += 5 + size
+            if hello[0] != 1:
+                return ()
+            if len(hello) >= 4 and len(hello) >= 4 + int.from_bytes(hello[1:4]):
+                return _offered(bytes(hello))
+
+
+def _offered(hello: bytes) -> tuple[bytes, ...]:
     try:
         position = 4 + 2 + 32  # type and length, version, random
         position += 1 + hello[position]  # session id
@@ -149,25 +176,6 @@ def offered_protocols(data: bytes) -> tuple[bytes, ...] | None:
     except IndexError:
         pass  # malformed
     return ()
-
-
-def _hello(data: bytes) -> bytes | None:
-    """Return the ClientHello without the headers of its records; empty if ``data`` is none, None while incomplete."""
-    hello = b""
-    while True:
-        if not b"\x16\x03".startswith(data[:2]):
-            return b""
-        size = int.from_bytes(data[3:5])
-        if len(data) < 5 or len(data) < 5 + size:
-            return None
-        if not size:
-            return b""
-        hello += data[5 : 5 + size]
-        if hello[0] != 1:
-            return b""
-        if len(hello) >= 4 and len(hello) >= 4 + int.from_bytes(hello[1:4]):
-            return hello
-        data = data[5 + size :]
 
 
 def _names(data: bytes) -> list[bytes]:
