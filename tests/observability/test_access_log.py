@@ -170,7 +170,9 @@ def test_a_long_value_is_cut_and_marked() -> None:
 def test_a_text_that_is_cut_anywhere_is_still_text(length: int, character: str) -> None:
     text = "x" * (length % 7) + character * length
     kept = text.encode("utf-8", "replace").decode()
-    found = json.loads(Bench().line(failure=Failure(Kind.UNAUTHENTICATED, text), consumer=text).decode("utf-8", "strict"))
+    found = json.loads(
+        Bench().line(failure=Failure(Kind.UNAUTHENTICATED, text), consumer=text).decode("utf-8", "strict")
+    )
     for value in (found["why"] if text else "", found.get("consumer", "")):
         value.encode()  # no half of a surrogate pair
         assert kept.startswith(value.removesuffix("\u2026"))

@@ -61,4 +61,9 @@ def with_keys(head: RequestHead, keys: list[bytes]) -> RequestHead:
     """Return ``head`` with the field for each of ``keys``."""
     lines = [field.line for field in head.lines]
     lines += [b"%b: %b" % (QUERY_KEY_FIELD, key if _VISIBLE(key) else _NO_KEY) for key in keys]
-    return RequestHead(b"\r\n".join([*lines, b""]), len(lines))
+    made = RequestHead(b"\r\n".join([*lines, b""]), len(lines))
+    # The connection has judged these: HTTP/1.0 has neither (RFC 9110 §7.8, §10.1.1).
+    made.expect = head.expect
+    if head.upgrade is None:
+        made.upgrade = None
+    return made

@@ -46,9 +46,7 @@ _WHO = b'"client":"%b","method":"%b","host":"%b","user_agent":"%b"'
 _WHAT = '"status":{},"attempts":{},"instance":{},"route":{},"service":{},"cache":{}'
 # Complete characters of an escaped string, used after a string was cut in the middle of an escape, or between the two
 # of a surrogate pair (RFC 8259 §7).
-_WHOLE = re.compile(
-    rb"(?:[^\\]|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|\\u(?!d[89a-f])[0-9a-f]{4}|\\[^u])*"
-)
+_WHOLE = re.compile(rb"(?:[^\\]|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|\\u(?!d[89a-f])[0-9a-f]{4}|\\[^u])*")
 _FAILURE = b',"failure":"%b","side":"%b","why":"%b"'
 
 # The end of a time, by millisecond.

@@ -190,6 +190,19 @@ def test_the_credentials_are_utf_8() -> None:
     )
 
 
+def test_a_consumer_is_named_in_one_form_whatever_the_client_sends(worker: Worker) -> None:
+    worker.method._users = Users({"Jos\u00e9": HASH})
+    consumers = {worker.identify(basic(name, "right")).consumer for name in ("Jos\u00e9", "Jose\u0301")}
+    assert consumers == {"Jos\u00e9"}
+
+
+def test_a_name_that_is_too_long_for_a_field_is_refused_at_once(worker: Worker) -> None:
+    worker.method._users = Users({"\u20ac" * 300: HASH})
+    with pytest.raises(CredentialRejected, match="would be longer"):
+        worker.identify(basic("\u20ac" * 300, "right"))
+    assert worker.verified == 0
+
+
 def test_other_credentials_are_not_looked_at(worker: Worker) -> None:
     assert worker.method.identify(asked(ADDRESS)) is None
     assert worker.method.identify(asked(ADDRESS, (b"authorization", b"Bearer x"))) is None

@@ -160,7 +160,15 @@ class Renewals:
         except CredentialRejected:
             self._end_session(identity, end)
         except Failure:
-            end(time.time() + PAUSE)
+            self._keep(identity, grant, end)
+
+    def _keep(self, identity: bytes, grant: Grant, end: Callable[[float], None]) -> None:
+        """Keep the new token: the provider may take a second use of the old one for theft (RFC 9700 §4.14.2)."""
+        later = time.time() + PAUSE
+        try:
+            self._sessions.keep_grant(identity, grant._replace(due=later), lambda _: end(later))
+        except Failure:
+            end(later)
 
     def _end_session(self, identity: bytes, end: Callable[[float], None]) -> None:
         try:

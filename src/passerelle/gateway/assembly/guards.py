@@ -175,7 +175,8 @@ class GuardFactory:
                 from passerelle.access.oidc.renewal import Renewals, RenewedSessions
 
                 self._renewals = Renewals(self._oidc, self._sessions)
-                self._methods["oidc"] = RenewedSessions(self._sessions.method, self._renewals)
+                renewed = RenewedSessions(self._sessions.method, self._renewals)
+                self._methods["oidc"] = self._methods["session"] = renewed
             self._login_cookies = LoginCookies(config.oidc.client_secret, secure=self._sessions.cookies.secure)
         self._signer = _signer(config)
         self._tokens: JwtProvider | None = read_tokens(config, loop, before._tokens if before is not None else None)

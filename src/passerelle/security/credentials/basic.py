@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from passerelle.errors import Failure, Kind
-from passerelle.http.htpasswd import LONGEST, Users, name_objection
+from passerelle.http.htpasswd import LONGEST, Users, name_objection, normalized
 from passerelle.security.credentials.authentication import CredentialRejected
 from passerelle.security.credentials.bounded_memo import BoundedMemo
 from passerelle.security.credentials.login_throttle import LoginThrottle
@@ -147,6 +147,10 @@ class BasicMethod:
 
     def _begin(self, key: bytes, value: bytes, address: bytes) -> PasswordCheck:
         name, password = parse_credentials(value)
+        try:
+            identity = Identity(name, (), "basic")
+        except ValueError as error:
+            raise CredentialRejected(str(error)) from None
         users, throttle = self._users, self._throttle
         subscriber = self._subscriber(address)
         check = self._checks[key] = PasswordCheck()
@@ -175,7 +179,6 @@ class BasicMethod:
                 return
             is_current = users is self._users
             if is_right:
-                identity = Identity(name, (), "basic")
                 if is_current:
                     self._known.keep(key, (self._clock() + self._remember, identity), REMEMBERED)
                 finish(lambda: identity)
@@ -212,7 +215,7 @@ def parse_credentials(value: bytes) -> tuple[str, str]:
             raise ValueError
     except (ValueError, binascii.Error):
         raise CredentialRejected("malformed user name or password") from None
-    return name, password
+    return normalized(name), password
 
 
 class HideBasic:
