@@ -37,7 +37,7 @@ _WHY = {
     "certificates": "write tls.certificates",
     "snis": "write tls.certificates",
     "ca_certificates": "write tls.client_ca",
-    "headers": "header fields of requests do not select routes",
+    "headers": "write match of a route; Kong orders such routes by other rules",
     "write_timeout": "there is one timeout of a request",
     "tags": "names of routes and services have no tags",
 }
