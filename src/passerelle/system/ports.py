@@ -181,7 +181,9 @@ def free(avoid: Collection[int] = (), rng: random.Random | None = None) -> int:
         if port in avoid:
             continue
         try:
-            with _bind(LOOPBACK, port) as sock:
+            # Without SO_REUSEADDR: a child that does not set it cannot use a port with connections in TIME-WAIT.
+            with socket.socket() as sock:
+                sock.bind((LOOPBACK, port))
                 sock.listen(1)
                 return port
         except OSError as error:
