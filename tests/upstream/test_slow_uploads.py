@@ -174,6 +174,37 @@ def test_a_service_that_closes_on_a_slow_client_has_not_failed(rig: Rig, setting
     assert rig.connect(gateway).request(within=LONG).status == 200
 
 
+def test_a_piece_that_meets_a_closed_connection_does_not_blame_the_service(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop sees the piece before it sees the end of the connection."""
+    monkeypatch.setattr("passerelle.upstream.request_body.PATIENCE", PAUSE)
+    closing, closed, held, go = (threading.Event() for _ in range(4))
+
+    def script(conn: Connection) -> None:
+        conn.read_head()
+        conn.wait(closing)
+        conn.close()
+        closed.set()
+
+    def hold() -> None:
+        held.set()
+        go.wait(LONG)
+
+    gateway = rig.forward(*(rig.upstream(script) for _ in range(2)), service={"eject": {"failures": 1}})
+    client = rig.connect(gateway)
+    begin(client, 100)
+    drip([client], 3)
+    gateway._loop.loop.call_soon_threadsafe(hold)
+    assert held.wait(LONG)
+    client.send(b"x")
+    closing.set()
+    assert closed.wait(LONG)
+    go.set()
+    problem(client.read_response("POST", LONG), 502)
+    assert set(statuses(gateway)) == {"up"}
+
+
 def test_an_early_response_to_a_slow_upload_is_a_fast_response(rig: Rig) -> None:
     """The balancer, the metrics and the log get the time after the last byte of the client."""
 

@@ -65,8 +65,14 @@ class RequestBody:
 
     @property
     def client_is_slow(self) -> bool:
-        """Whether the instance has waited for the client for so long that it may give up."""
-        return self.awaits_client and perf_counter() - self.sink_since > PATIENCE
+        """Whether the instance has waited for the client for so long that it may give up.
+
+        A piece of the body that finds the connection reset already is deferred. It does not make the instance slow.
+        """
+        sink = self.sink
+        if sink is None or self.complete or (self._blocked and not sink.defers):
+            return False
+        return perf_counter() - self.sink_since > PATIENCE
 
     def limit_since(self, since: float, limit: float) -> float | None:
         """Return since when the service's ``limit`` (seconds) runs, which began at ``since`` without a body.

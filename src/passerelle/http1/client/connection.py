@@ -357,6 +357,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._response_done = False
         self._write(data)
 
+    @property
+    def defers(self) -> bool:
+        """Whether body data is kept back until what the instance has sent, or the end of the connection, is read."""
+        return bool(self._deferred)
+
     def send_body(self, data: bytes) -> None:
         """Send more of the request body, framed already.
 
