@@ -9,6 +9,7 @@ from passerelle.errors import Failure
 from passerelle.http.messages import Response
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import RequestHandler, ServerConnection
+from passerelle.http1.server.finished_exchange import FinishedExchange
 
 PREFIX = b"/.well-known/acme-challenge/"
 
@@ -43,7 +44,7 @@ class _ChallengeHandler:
         if target.startswith(PREFIX) and method in (b"GET", b"HEAD"):
             proof = self._tokens.get(target[len(PREFIX) :])
             if proof is not None:
-                connection.adopt(_Done())
+                connection.adopt(FinishedExchange())
                 connection.send(Response(200, [(b"content-type", b"application/octet-stream")], proof))
                 return
         self._handler.on_request(connection, method, target, head)
@@ -51,30 +52,3 @@ class _ChallengeHandler:
     def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
         """Pass it on."""
         return self._handler.on_refused(connection, failure)
-
-
-class _Done:
-    """The exchange of a request that has its response already."""
-
-    wants_body = False
-
-    def on_body(self, data: bytes) -> None:
-        """Ignore it."""
-
-    def on_body_end(self) -> None:
-        """Ignore it."""
-
-    def on_body_failure(self, failure: Failure) -> None:
-        """Ignore it."""
-
-    def on_body_discarded(self) -> None:
-        """Ignore it."""
-
-    def on_client_lost(self) -> None:
-        """Ignore it."""
-
-    def on_client_paused(self) -> None:
-        """Ignore it."""
-
-    def on_client_resumed(self) -> None:
-        """Ignore it."""

@@ -16,6 +16,7 @@ from passerelle.caching.entry import EncodedForms, Entry, build_head, field_line
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.request import RequestView
 from passerelle.caching.validators import entity_tag
+from passerelle.gateway.client_relay import ClientRelay
 from passerelle.http import content_coding
 from passerelle.http.content_coding import CodingRule
 from passerelle.http.messages import Fields, end_to_end, get
@@ -23,7 +24,6 @@ from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.proxy_cache.heads import AnnotatedHead
 
 if TYPE_CHECKING:
-    from passerelle.errors import Failure
     from passerelle.proxy_cache.interfaces import CacheClient
 
 # The longest body that is encoded on the event loop, in bytes: up to 15 ms. Longer stored bodies go to a thread.
@@ -48,20 +48,18 @@ def uncoded_request(message: bytes) -> bytes:
     return b"\r\n".join([*kept, b"Accept-Encoding: identity", b"", b""])
 
 
-class ResponseEncoder:
+class ResponseEncoder(ClientRelay):
     """Encodes a response on its way from an upstream request, or from the cache, to ``client``.
 
     It is the cache's client in place of ``client``, the exchange. ``head`` is the head of the client's request.
     """
 
-    __slots__ = ("_client", "_coding", "_finish", "_head", "_method", "_piece", "_rule", "_store")
-
-    streams = True
+    __slots__ = ("_coding", "_finish", "_head", "_method", "_piece", "_rule", "_store")
 
     def __init__(
         self, client: CacheClient, rule: CodingRule, method: bytes, head: RequestHead, store: MemoryStore | None
     ) -> None:
-        self._client = client
+        super().__init__(client)
         self._rule = rule
         self._method = method
         self._head = head
@@ -69,40 +67,6 @@ class ResponseEncoder:
         self._coding = coding_of(head, rule)
         self._piece: Callable[[bytes], bytes] | None = None
         self._finish: Callable[[], bytes] | None = None
-
-    @property
-    def cache_status(self) -> bytes:
-        """The Cache-Status line of the client."""
-        return self._client.cache_status
-
-    @cache_status.setter
-    def cache_status(self, line: bytes) -> None:
-        self._client.cache_status = line
-
-    @property
-    def cache_outcome(self) -> str | None:
-        """What the cache did with the request, as the client's exchange records it."""
-        return self._client.cache_outcome
-
-    @cache_outcome.setter
-    def cache_outcome(self, outcome: str | None) -> None:
-        self._client.cache_outcome = outcome
-
-    def client_key(self) -> bytes | None:
-        """Return the client that the request is counted for."""
-        return self._client.client_key()
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """Relay a 1xx response."""
-        self._client.on_interim(head)
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """Relay 101: the bytes that follow are not content."""
-        self._client.on_switch(head, data)
-
-    def on_failure(self, failure: Failure) -> None:
-        """Relay a failure."""
-        self._client.on_failure(failure)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """Relay the head, changed where the body is encoded, and the first bytes of the body."""

@@ -14,6 +14,7 @@ from passerelle.caching.entry import Entry
 from passerelle.caching.request import RequestView
 from passerelle.caching.serving import serve
 from passerelle.errors import Failure, Kind, reason_phrase
+from passerelle.gateway.client_relay import ClientRelay
 from passerelle.http.messages import HOP_BY_HOP, list_members
 from passerelle.http1.head import ResponseHead
 from passerelle.plugin_host.guards import encoded
@@ -76,12 +77,11 @@ class FilterExchange(Protocol):
         """Respond with 500 after an unexpected exception."""
 
 
-class FilteredResponse:
+class FilteredResponse(ClientRelay):
     """The response to one request on its way through one filter to ``client``, which is the next receiver."""
 
     __slots__ = (
         "_body",
-        "_client",
         "_complete",
         "_exchange",
         "_head",
@@ -92,10 +92,8 @@ class FilteredResponse:
         "_step",
     )
 
-    streams = True
-
     def __init__(self, client: CacheClient, exchange: FilterExchange, step: ResponseFilterStep, method: bytes) -> None:
-        self._client = client
+        super().__init__(client)
         self._exchange = exchange
         self._step = step
         self._method = method
@@ -106,36 +104,6 @@ class FilteredResponse:
         self._request: Request | None = None
         # "collecting": the body; "running": the plugin; "passing": to the client as it arrives; "over".
         self._state = "passing"
-
-    @property
-    def cache_status(self) -> bytes:
-        """The Cache-Status line of the client."""
-        return self._client.cache_status
-
-    @cache_status.setter
-    def cache_status(self, line: bytes) -> None:
-        self._client.cache_status = line
-
-    @property
-    def cache_outcome(self) -> str | None:
-        """What the cache did with the request, as the client's exchange records it."""
-        return self._client.cache_outcome
-
-    @cache_outcome.setter
-    def cache_outcome(self, outcome: str | None) -> None:
-        self._client.cache_outcome = outcome
-
-    def client_key(self) -> bytes | None:
-        """Return the client that the request is counted for."""
-        return self._client.client_key()
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """Relay a 1xx response."""
-        self._client.on_interim(head)
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """Relay 101, which no filter sees."""
-        self._client.on_switch(head, data)
 
     def on_failure(self, failure: Failure) -> None:
         """Relay a failure. What was held back is dropped."""

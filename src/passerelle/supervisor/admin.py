@@ -29,6 +29,7 @@ from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.server.connection import ClientConnection
+from passerelle.http1.server.finished_exchange import FinishedExchange
 from passerelle.http1.server.listener import Listener, ListenerLimits
 from passerelle.observability.events import KINDS, EventLog
 from passerelle.observability.live import HISTORY_SECONDS
@@ -232,7 +233,7 @@ class Admin:
             page, changes = partial(self._instances, *member), _OF_ONE if member[1] else _OF_ALL
         is_session = path == _SESSION and method in (b"POST", b"DELETE")
         is_file = files.is_file(path)
-        exchange = _Login(partial(self._begin_session, connection, head)) if is_session else _AdminExchange()
+        exchange = _Login(partial(self._begin_session, connection, head)) if is_session else FinishedExchange()
         connection.adopt(exchange)
         request = AdminRequest(connection.peer, connection.local, method, path, head, method in changes)
         try:
@@ -532,33 +533,6 @@ class Admin:
         return _refusal(NotFound(f"{service} has no instance {instance!r}"))
 
 
-class _AdminExchange:
-    """The exchange of an admin request, which ignores all events of its connection."""
-
-    wants_body = False
-
-    def on_body(self, data: bytes) -> None:
-        """Ignore the body."""
-
-    def on_body_end(self) -> None:
-        """Ignore the body."""
-
-    def on_body_failure(self, failure: Failure) -> None:
-        """Ignore the body."""
-
-    def on_body_discarded(self) -> None:
-        """Ignore the body."""
-
-    def on_client_lost(self) -> None:
-        """Ignore that the client is gone: the connection discards the response."""
-
-    def on_client_paused(self) -> None:
-        """Ignore backpressure: the response is small."""
-
-    def on_client_resumed(self) -> None:
-        """Ignore backpressure: the response is small."""
-
-
 def limited_client(peer: bytes) -> bytes | None:
     """Return the address whose connections are limited; None for this machine."""
     return None if peer.startswith(b"127.") or peer == b"::1" else peer
@@ -572,7 +546,7 @@ def _instance_path(path: bytes) -> tuple[str, str] | None:
     return unquote(words[2]), unquote(words[4]) if len(words) == 5 else ""
 
 
-class _Login(_AdminExchange):
+class _Login(FinishedExchange):
     """The exchange of a login: collects the body, of bounded length, and calls ``done(body)`` once."""
 
     def __init__(self, done: Callable[[bytes | None], None]) -> None:

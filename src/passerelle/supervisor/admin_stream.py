@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection
 
 import orjson
 
-from passerelle.errors import Failure
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.interfaces import ServerConnection
+from passerelle.http1.server.finished_exchange import FinishedExchange
 from passerelle.observability.events import Event, EventLog
 from passerelle.supervisor.live_sampler import LiveSampler
 
@@ -37,10 +37,8 @@ def message(event: str, data: bytes, number: int | None = None) -> bytes:
     return b"%bdata: %b\n\n" % (head, data)
 
 
-class EventStream:
+class EventStream(FinishedExchange):
     """The exchange of one stream. ``pump`` is called when a client that has fallen behind reads again."""
-
-    wants_body = False
 
     def __init__(self, connection: ServerConnection, on_close: Callable[[EventStream], None]) -> None:
         self.paused = False
@@ -75,18 +73,6 @@ class EventStream:
         """Release the stream: the client has disconnected."""
         self.closed = True
         self._on_close(self)
-
-    def on_body(self, data: bytes) -> None:
-        """Ignore the body."""
-
-    def on_body_end(self) -> None:
-        """Ignore the body."""
-
-    def on_body_failure(self, failure: Failure) -> None:
-        """Ignore the body."""
-
-    def on_body_discarded(self) -> None:
-        """Ignore the body."""
 
 
 class StreamHub:
