@@ -137,7 +137,8 @@ def commands() -> str:
         if isinstance(command, click.Group):
             pieces = ["COMMAND"]
         about = command.get_short_help_str(limit=200).rstrip(".")
-        lines.append((f"`{' '.join(('passerelle', name, *pieces))}`", about[:1].lower() + about[1:]))
+        usage = " ".join(("passerelle", name, *pieces)).replace("|", r"\|")
+        lines.append((f"`{usage}`", about[:1].lower() + about[1:]))
     return rows(("command", "what it does"), lines)
 
 

@@ -76,6 +76,8 @@ def test_defaults_are_written_as_in_the_file() -> None:
     }
     assert {key: properties("Limits")[key]["default"] for key in limits} == limits
     assert "default" not in properties("Limits")["connections_per_address"]
+    numbers = {("Redirect", "status"): 307, ("Respond", "status"): 200, ("Rollout", "slower"): 1.5}
+    assert {place: properties(place[0])[place[1]]["default"] for place in numbers} == numbers
     service = definition("Service")["properties"]
     policy = definition("Balance")["anyOf"][0]
     assert (service["connect_timeout"]["default"], policy["default"]) == ("2s", "p2c")

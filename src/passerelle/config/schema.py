@@ -9,14 +9,13 @@ from pydantic.fields import FieldInfo
 
 from passerelle.config.models import config as models
 from passerelle.config.models.admin import AdminPort
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.config import Config
 from passerelle.config.models.jwt import KEY_SOURCES
 from passerelle.config.models.listeners import DEFAULT_LISTENERS
 from passerelle.config.models.shapes import KINDS, SOURCES
 from passerelle.config.models.tls import PAIR
 from passerelle.config.models.units import PERCENT, duration_text, percent_text, size_text
-from passerelle.config.models.values import WholeNumber
 
 _SUBSTITUTION = {
     "description": "`${VAR}`, `${VAR:-default}` or `${file:path}`.",
@@ -111,19 +110,24 @@ def _allow_removal(route: dict[str, Any], defaults: dict[str, Any]) -> None:
         field["anyOf"] = [*options, {"enum": [None, False]}]
 
 
-def default_text(field: FieldInfo) -> str | int | None:
+def _takes(field: FieldInfo, word: str) -> bool:
+    """Whether the annotation of a field states that it takes ``word``, such as a size."""
+    return any(isinstance(item, Takes) and item.one.startswith(word) for item in field.metadata)
+
+
+def default_text(field: FieldInfo) -> str | float | None:
     """Format the default of a field as in the file; None if it is required, unset, or a collection."""
     default = field.default
     if default is DEFAULT_LISTENERS:
         return str(DEFAULT_LISTENERS[0].address)
     if isinstance(default, float) and PERCENT in field.metadata:
         return percent_text(default)
-    if isinstance(default, float):
-        return duration_text(default)
     if isinstance(default, bool):
         return "true" if default else "false"
+    if isinstance(default, float):
+        return default if _takes(field, "number") else duration_text(default)
     if isinstance(default, int):
-        return default if any(isinstance(item, WholeNumber) for item in field.metadata) else size_text(default)
+        return size_text(default) if _takes(field, "size") else default
     if field.is_required() or default is None or (isinstance(default, tuple | dict | Model) and default != AdminPort()):
         return None
     return str(default)
