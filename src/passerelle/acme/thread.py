@@ -1,4 +1,4 @@
-"""Work that blocks, in a thread that the end of the process does not wait for."""
+"""Blocking work in a thread that does not delay the end of the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 async def in_thread(work: Callable[[], bytes]) -> bytes:
-    """Run ``work`` in a thread that does not delay the end of the process, as those of an executor do."""
+    """Run ``work`` in a daemon thread. The threads of an executor would delay the end of the process."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[bytes] = loop.create_future()
 

@@ -2,9 +2,9 @@
 
 Event streams and WebSockets have threads of their own from their beginning; beyond ``streams``, they are refused. Any
 other response that has been streamed for ``STREAM_AFTER`` seconds, such as a long download, no longer counts for
-``size`` either, as long as there is room: another thread takes its place. So streams do not hold up other requests. A
+``size`` either, as long as there is room: another thread takes its place. So streams do not delay other requests. A
 call of an application cannot be interrupted; docs/decisions/018-threads-of-streams.md and
-docs/decisions/032-application-processes.md have the reasons for what is done about calls that never end.
+docs/decisions/032-application-processes.md explain how calls that never end are handled.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from passerelle.appserver.thread_stats import ThreadStats
 log = logging.getLogger("passerelle.appserver")
 
 THREADS = 4
-STREAMS = 3  # for each thread, unless the configuration has their number
+STREAMS = 3  # for each thread, unless the configuration states their number
 STREAM_AFTER = 1.0  # seconds
-STUCK_AFTER = 60.0  # seconds that each thread has worked for a client that is gone
-_REPORT_AGAIN = 30.0  # seconds between two reports that requests wait
+STUCK_AFTER = 60.0  # seconds for which each thread has worked for a client that is gone
+_REPORT_AGAIN = 30.0  # seconds between reports of waiting requests
 
 
 class Caller(wsgi.ResponseSink, Protocol):
@@ -33,7 +33,7 @@ class Caller(wsgi.ResponseSink, Protocol):
 
     @property
     def streaming_since(self) -> float:
-        """When the first piece of the current response was sent that is not its last."""
+        """When the first piece of the current response was sent, if more pieces follow."""
 
     @property
     def gone_since(self) -> float:
@@ -61,7 +61,7 @@ class _Worker:
 
 
 class ThreadPool:
-    """Calls ``application`` in threads. All methods but :meth:`admit_stream` are called in that of the event loop.
+    """Calls ``application`` in threads. The event loop calls all methods but :meth:`admit_stream`.
 
     ``clock`` is a monotonic clock, in seconds. ``stats`` has places for ``size + streams`` threads. ``hung_after`` are
     the seconds after which a call is hung; None for never.
@@ -191,7 +191,7 @@ class ThreadPool:
     def check(self) -> bool:
         """Replace threads that stream, drop requests of clients that are gone, and report waiting requests.
 
-        To be called once a second. Returns whether the pool is stuck: requests wait, and each thread has worked for a
+        Call it once a second. Returns whether the pool is stuck: requests wait, and each thread has worked for a
         client that is gone for :data:`STUCK_AFTER` seconds.
         """
         now = self._clock()
@@ -233,9 +233,9 @@ class ThreadPool:
                 worker.is_apart = True
 
     def hung(self) -> list[Caller]:
-        """Return the callers of the threads for requests if each of them is in a call that is hung, or else nothing.
+        """Return the callers of all threads for requests if each of them is in a hung call; otherwise an empty list.
 
-        A call is hung if it has sent nothing for longer than ``hung_after``. A response that is sent is no hung call.
+        A call is hung if it has sent nothing for longer than ``hung_after``. A response in transmission does not count.
         """
         if self._hung_after is None:
             return []

@@ -31,7 +31,7 @@ from passerelle.cli.top_screen import SORTS, View, screen
 from passerelle.config.models.addresses import Address
 from passerelle.supervisor.report import wants_colour
 
-_POLL = 0.2  # seconds between two looks at the size of the terminal
+_POLL = 0.2  # seconds between checks of the size of the terminal
 _WIDTH = 80  # columns if the output is not a terminal
 
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the alternate screen, the cursor (xterm)
@@ -92,7 +92,7 @@ def merge(value: Any, patch: Any) -> Any:
 
 
 class Feed:
-    """Follows the live view in a thread. ``state`` is ``live`` or why there is no connection.
+    """Follows the live view in a thread. ``state`` is ``live``, or the reason why there is no connection.
 
     ``wake`` is the read end of a pipe with a byte whenever there is something new.
     """
@@ -181,7 +181,7 @@ def _watch(feed: Feed, where: str, view: View) -> None:
 
 
 def pressed(view: View, key: bytes, lines: int) -> View:
-    """Return the view after ``key`` was pressed on a screen with so many lines."""
+    """Return the view after a press of ``key``. ``lines`` is the height of the screen."""
     page = max(1, lines - 6)
     step = _SCROLL.get(key, 0) + page * _PAGES.get(key, 0)
     if step:

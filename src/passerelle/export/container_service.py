@@ -35,8 +35,8 @@ _POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+[a-z0-9]+)?").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A PostgreSQL of one service. ``password`` is the name of a secret; ``name`` is that of the database and of its
-    role. ``origin`` is the database on the machine of the file whose place it takes."""
+    """The PostgreSQL database of one service. ``password`` is the name of a secret; ``name`` is that of the database and
+    of its role. ``origin`` is the database on the machine of the file that it replaces."""
 
     label: str
     name: str
@@ -80,7 +80,7 @@ class ContainerService:
         return ["passerelle", "exec", *given, "--", *words]
 
     def use(self, filled: Filled) -> str:
-        """Take over what a text needs, and return it."""
+        """Add what a converted text refers to, such as secrets, to the container; return the text."""
         self.secrets |= filled.secrets
         self.variables |= filled.variables
         return filled.text

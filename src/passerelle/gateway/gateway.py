@@ -73,9 +73,9 @@ __all__ = ["Gateway", "InstanceSpec"]
 
 # How often deadlines are checked (seconds): the most by which a deadline is late.
 TICK = 0.05
-# How far the machine's clock may be set back (seconds) before the cache is emptied, whose responses live longer by it.
+# How far the clock may be set back (seconds) before the cache is emptied: its responses would live longer.
 SET_BACK = 3.0
-# How often connections, pools and streams are checked (seconds), at the least.
+# The longest time between checks of connections, pools and streams (seconds).
 SWEEP = 1.0
 # How long clients have at a stop to close their event streams and WebSockets (seconds).
 STREAM_END_SECONDS = 1.0
@@ -170,7 +170,7 @@ class Gateway:
         return ports.name_of(sockets[0].sock)
 
     async def listen(self, sockets: Sequence[BoundSocket]) -> None:
-        """Accept connections on ``sockets`` only, by the listeners of the configuration in force, after a reload.
+        """After a reload, accept connections on ``sockets`` only, with the listeners of the configuration in force.
 
         :raises OSError: if a socket cannot listen. Then nothing has changed.
         """
@@ -286,7 +286,7 @@ class Gateway:
         self._respond_to_challenges()
 
     def _retire_service(self, name: str) -> None:
-        """Retire a service that the configuration has no longer: requests in flight end, and no others are sent."""
+        """Retire a service that is no longer configured: it finishes its requests in flight and receives no others."""
         members = self._members[name]
         members.replace(())
         self._services[name].breaker = None  # requests in flight have references of their own
@@ -574,7 +574,7 @@ class Gateway:
         self._timers["tick"] = self.loop.call_later(TICK, self._tick)
 
     def _sample_occupancy(self, seconds: float) -> None:
-        """Count what requests wait for now as the state of the last ``seconds``, for the live view."""
+        """Record what requests wait for now as the state of the last ``seconds``, for the live view."""
         if not 0.0 < seconds < inf:
             return  # the first tick
         self._paused += seconds * self._listener.paused

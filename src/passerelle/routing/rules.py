@@ -1,4 +1,4 @@
-"""The rules of one path: which of them a method and conditions leave, in order."""
+"""The rules of one path, and their order of precedence by method and conditions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Entry:
 
 
 class Undecided(Entry):
-    """Stands for several entries, of which conditions choose."""
+    """Stands for several entries, among which conditions decide."""
 
     __slots__ = ()
 
@@ -91,7 +91,7 @@ class Undecided(Entry):
 class RouteLeaf:
     """The rules of one path: by method, and the rule for any other method.
 
-    An entry without a value stands for several, of which conditions choose: those of ``candidates``, in order.
+    An entry without a value stands for several, among which conditions decide: those of ``candidates``, in order.
     """
 
     __slots__ = ("_by_method", "_entries", "any", "methods")
@@ -114,7 +114,7 @@ class RouteLeaf:
         self._entries.append(Entry(rule, rule.value, pattern))
 
     def seal(self) -> bool:
-        """Decide which entry each method gets; return whether conditions have a say."""
+        """Select the entry of each method; return whether conditions matter."""
         named = {method for entry in self._entries for method in entry.rule.methods or ()}
         if b"GET" in named:
             named.add(b"HEAD")  # RFC 9110 §9.3.2
@@ -150,7 +150,7 @@ def _decided(candidates: tuple[Entry, ...]) -> Entry | None:
 
 
 def _rank(methods: frozenset[bytes] | None, method: bytes) -> int | None:
-    """Return how specific ``methods`` are about ``method``; the lowest is the most specific, None are others."""
+    """Return how specific ``methods`` are about ``method``, the lowest number first; None if they lack it."""
     if methods is None:
         return 2
     return 0 if method in methods else 1 if method == b"HEAD" and b"GET" in methods else None

@@ -27,7 +27,7 @@ _REASONS = {
     appserver.STUCK: "has ended itself because all its threads were stuck",
     appserver.HUNG: "has ended itself because all its threads were hung",
 }
-_WORN_POLL = 1.0  # seconds between two looks whether an instance has handled as many requests as it may
+_WORN_POLL = 1.0  # seconds between checks of whether an instance has reached max_requests
 _STATES = {state.value: state for state in (ProcessState.UP, ProcessState.EJECTED, ProcessState.DRAINING)}
 
 
@@ -35,8 +35,8 @@ class InstanceProcess(SupervisedProcess):
     """The instance ``name`` of ``service``.
 
     ``ports_in_use`` has the ports of all instances, ``sockets`` makes paths of Unix sockets. Each start takes a new
-    one, so that processes which an earlier start has left behind cannot block it. ``place`` is its number for hashing
-    and sticky cookies. An instance that replaces it has the same place.
+    one, so that processes left by an earlier start cannot block it. ``place`` is its number for hashing
+    and sticky cookies; its replacement has the same one.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class InstanceProcess(SupervisedProcess):
         self._ports_in_use = ports_in_use
         self._sockets = sockets
         self._write = write
-        self._stats_fd: int | None = None  # of an application: where its threads write what they do
+        self._stats_fd: int | None = None  # of an application: the statistics that its threads write
 
     @property
     def state(self) -> ProcessState:
@@ -153,7 +153,7 @@ class InstanceProcess(SupervisedProcess):
                 worn.cancel()
 
     async def _watch_worn(self) -> None:
-        """Wait until the instance has handled as many requests as it may, and call :attr:`on_worn`."""
+        """Wait until the instance has reached ``max_requests``, then call :attr:`on_worn`."""
         while True:
             if self._stats_fd is not None and thread_stats.is_worn(self._stats_fd):
                 self.on_worn(self)
@@ -164,7 +164,7 @@ class InstanceProcess(SupervisedProcess):
         self._close_stats()
         self.service.remove(self.name)
         if self.socket:
-            with contextlib.suppress(OSError):  # the process may not have come so far
+            with contextlib.suppress(OSError):  # the process may not have created it yet
                 os.unlink(self.socket)
 
     def _exit_reason(self, code: int) -> str:
@@ -174,7 +174,7 @@ class InstanceProcess(SupervisedProcess):
 
 
 def uses_socket(config: ServiceConfig) -> bool:
-    """Whether the instances of a service listen on Unix sockets: applications, unless a key is about their ports."""
+    """Whether the instances of a service listen on Unix sockets: applications do, unless a key concerns their ports."""
     if config.app is None or config.transport == "tcp" or config.host == "upstream":
         return False
     return config.health is None or config.health.port is None

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping
 
 _FIRST = 3  # SD_LISTEN_FDS_START
-_MOST = 1024  # descriptors that are passed at most
-_SEND_SECONDS = 0.5  # for which a message waits while the queue of systemd is full
+_MOST = 1024  # the most descriptors that are accepted
+_SEND_SECONDS = 0.5  # seconds for which a message waits while the queue of systemd is full
 _UNKNOWN = "unknown"  # the name of a descriptor without one
 
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
@@ -77,7 +77,7 @@ class PassedSockets:
 
 
 def take(environ: MutableMapping[str, str] = os.environ) -> tuple[PassedSockets, Notifier]:
-    """Return what systemd has passed to this process, and remove it from ``environ``: it is not for its children."""
+    """Return what systemd has passed to this process, and remove it from ``environ``, which child processes inherit."""
     found = {name: environ.pop(name, "") for name in _VARIABLES}
     pid = str(os.getpid())
     passed = PassedSockets(list(_sockets(found))) if found["LISTEN_PID"] == pid else PassedSockets()
