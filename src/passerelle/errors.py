@@ -124,7 +124,7 @@ class Failure(Exception):
         self.public = public
         self.retryable = retryable
         self.retry_after = 1
-        self.neutral = kind is Kind.OVERLOADED  # a full instance works
+        self.neutral = kind is Kind.OVERLOADED  # an instance that is full is not ill
 
     @property
     def status(self) -> int:

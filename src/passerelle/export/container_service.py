@@ -35,8 +35,8 @@ _POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+[a-z0-9]+)?").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """The PostgreSQL database of one service. ``password`` is the name of a secret; ``name`` is that of the database and
-    of its role. ``origin`` is the database on the machine of the file that it replaces."""
+    """The PostgreSQL database of one service. ``password`` is the name of a secret; ``name`` is that of the database
+    and of its role. ``origin`` is the database on the machine of the file that it replaces."""
 
     label: str
     name: str

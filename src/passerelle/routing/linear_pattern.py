@@ -333,7 +333,7 @@ def linear_pattern(text: str) -> LinearPattern:
 
 
 def _determinized(automaton: _Automaton) -> tuple[bytes, list[tuple[int, ...]], list[bool]]:
-    """Return the class of each octet, and for each state what follows by class, and whether it accepts."""
+    """Return the class of each octet, and for each state its successors by class and whether it accepts."""
     sets = list({step[0] for step in automaton.steps if step is not None})
     signatures: dict[tuple[bool, ...], int] = {}
     memberships = (tuple(octet in each for each in sets) for octet in range(256))
