@@ -32,11 +32,12 @@ class Basic(Model):
         default=300.0, description="How long a verified password is accepted without another verification."
     )
     attempts: Annotated[int, WholeNumber(1, 1000)] = Field(
-        default=10, description="Wrong passwords for one user name before further ones are refused. Beyond: 429."
+        default=10,
+        description="Wrong passwords for one user name before further ones are refused. Beyond it: 429.",
     )
     address_attempts: Annotated[int, WholeNumber(1, 100_000)] = Field(
         default=20,
-        description="Wrong passwords from one client address (IPv6: /64) before further ones are refused. Beyond: 429.",
+        description="Wrong passwords from one client address (IPv6: /64) before further ones are refused. Beyond it: 429.",
     )
     forgiven: Duration = Field(
         default=60.0,

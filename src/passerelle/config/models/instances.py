@@ -22,8 +22,8 @@ class Instances(Model):
     max: Annotated[int, WholeNumber(1, MOST_INSTANCES)] = Field(description="Most instances.")
     target_in_flight: Annotated[int, WholeNumber(1, 10_000)] = Field(
         default=3,
-        description="Requests in flight that an instance should have on average. A WSGI application of `app` runs in "
-        "four threads.",
+        description="Requests in flight that an instance should have on average. By default, a WSGI `app` has four "
+        "threads.",
     )
 
     @property

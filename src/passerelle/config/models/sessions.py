@@ -64,7 +64,7 @@ class Sessions(Model):
     )
     insecure: Flag = Field(
         default=False,
-        description="`true`: cookies without `Secure` and `__Host-`. Only if `listen` is a loopback address.",
+        description="`true`: cookies without `Secure` and `__Host-`. Only if `listen` has loopback addresses alone.",
     )
 
 
