@@ -37,7 +37,8 @@ class Basic(Model):
     )
     address_attempts: Annotated[int, WholeNumber(1, 100_000)] = Field(
         default=20,
-        description="Wrong passwords from one client address (IPv6: /64) before further ones are refused. Beyond it: 429.",
+        description="Wrong passwords from one client address (IPv6: /64) before further ones are refused. "
+        "Beyond it: 429.",
     )
     forgiven: Duration = Field(
         default=60.0,
