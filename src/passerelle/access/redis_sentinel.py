@@ -15,7 +15,7 @@ from passerelle.caching.redis.location import RedisLocation
 # For one Sentinel (seconds): one that hangs must leave time for the next, within the timeout of a connection attempt.
 _LIMIT: Final = 0.5
 _MOST: Final = 1 << 16  # bytes of a reply
-# An IP address or a name. For other text, a look-up may raise any exception.
+# An IP address or a name. For other text, a lookup may raise any exception.
 _HOST: Final = re.compile(rb"[0-9A-Fa-f:]{2,45}|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}").fullmatch
 
 

@@ -110,7 +110,7 @@ GUARDS = (
     GuardEntry(
         "clients",
         "address lists (`clients`)",
-        "the cheapest: a refusal costs one dictionary look-up",
+        "the cheapest: a refusal costs one dictionary lookup",
         _clients,
     ),
     GuardEntry(
