@@ -46,7 +46,7 @@ _CONSUMER = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?").fullmat
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}").fullmatch
 _LONGEST_VALUE = 8192
 _LONGEST_QUERY = 8192
-# Responses with these statuses have no content, or are about a part of it: no filter may produce them.
+# Responses with these statuses have no content, or a part of it: no filter may produce them.
 _SPECIAL_STATUSES = frozenset({204, 205, 206, 304})
 
 _NOTHING: MappingProxyType[str, Any] = MappingProxyType({})

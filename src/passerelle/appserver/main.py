@@ -186,7 +186,7 @@ def _stopper(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> Callabl
 
 
 def _on_worn(stats: ThreadStats, stats_fd: int | None, stop: Callable[[], None]) -> Callable[[], None]:
-    """Return what an instance does that has handled as many requests as it may.
+    """Return what an instance does once it has reached ``max_requests``.
 
     A supervisor, which reads the memory file, replaces it. Without one the instance ends, and whatever has started it
     starts it again.

@@ -42,7 +42,7 @@ class ThreadStats:
         self.values[2] = count
 
     def set_worn(self) -> None:
-        """Record that the instance has handled as many requests as it may, so that it is replaced."""
+        """Record that the instance has reached ``max_requests``, so that it is replaced."""
         self.values[3] = 1.0
 
     def set_queued(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""The options of ``passerelle export kubernetes``, and what becomes of its files."""
+"""The options of ``passerelle export kubernetes``, and the writing of its files."""
 
 from __future__ import annotations
 

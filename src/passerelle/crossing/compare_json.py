@@ -18,7 +18,7 @@ from passerelle.crossing.paths import ANY, Path, Patterns, Positions, fold
 MAX_DEPTH: Final = 64
 """Arrays and objects that are nested in one another; documents that are deeper are not compared."""
 MAX_VALUES: Final = 50_000
-"""Values that one comparison looks at; documents with more are not compared."""
+"""The most values of a document; longer ones are not compared."""
 MAX_DIFFERENCES: Final = 100
 """Differences that one comparison finds; further ones are not looked for."""
 

@@ -123,7 +123,7 @@ def _frontend(deployment: Deployment, gateways: int, listen: Address | None) -> 
         if tls.ciphers:
             bind += f" ciphers {':'.join(tls.ciphers)}"
         yield bind if tls.curve is None else f"{bind} curves {tls.curve}"
-    # Not as a limit of the process, which does not start if it may not have so many descriptors.
+    # Not as a limit of the process, which does not start if it may not open that many descriptors.
     yield f"maxconn {gateways * deployment.config.workers * deployment.config.limits.connections}"
     yield "# The gateways decide about everything else; what a client states about itself does not reach them."
     yield "option forwardfor"

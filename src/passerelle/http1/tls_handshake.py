@@ -20,7 +20,7 @@ from typing import Any
 alert_sender: ContextVar[Callable[[bytes], None] | None] = ContextVar("alert_sender", default=None)
 
 NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"  # a record with a fatal alert, 120 (RFC 7301 §3.2)
-# Bytes of a ClientHello that are kept until it is complete. A longer one is left to OpenSSL, without a look at ALPN.
+# Bytes of a ClientHello that are kept until it is complete. A longer one is left to OpenSSL, and its ALPN is not read.
 LONGEST_HELLO = 32_768
 _ALPN = 16  # the type of the extension
 

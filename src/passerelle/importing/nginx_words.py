@@ -1,4 +1,4 @@
-"""The directives of nginx by what becomes of them."""
+"""The directives of nginx, grouped by how they are carried over."""
 
 from __future__ import annotations
 

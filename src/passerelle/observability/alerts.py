@@ -46,7 +46,7 @@ class AlertChange(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """The value of a rule, None if it is not known, and the words that name what it is about."""
+    """The value of a rule, None if it is not known, and the name of its subject in words."""
 
     value: float | None
     holds: bool

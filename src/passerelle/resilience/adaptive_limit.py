@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 from math import inf, sqrt
 
-# A window ends after so many seconds with at least so many samples.
+# A window ends after at least this time (seconds) and this number of samples.
 SHORT_WINDOW, SHORT_WINDOW_SAMPLES = 0.1, 25
 LONG_WINDOW, LONG_WINDOW_SAMPLES = 1.0, 10
-# A new base takes so many samples, or those of LONG_WINDOW seconds.
+# A new base takes this number of samples, or those of LONG_WINDOW seconds.
 BASE_SAMPLES = 60
 # The weight of the median of a window in the average.
 SMOOTHING = 0.3

@@ -28,7 +28,7 @@ from passerelle.observability.events import EventLog
 from passerelle.supervisor.errors import ChangeRefused
 
 INTERVAL: Final = 2.0
-"""Seconds between two looks at the store and at the times of renewals."""
+"""Seconds between checks of the store and of the times of renewals."""
 LOCK_INTERVAL: Final = 15.0
 """Seconds after which the right to order is renewed, during an order."""
 PUBLISH_LIMIT: Final = 15.0

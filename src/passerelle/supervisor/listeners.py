@@ -167,7 +167,7 @@ class OpenedListeners:
         return _sockets_of(list(self._wanted.values()), number)
 
     def adopt(self) -> None:
-        """Close the sockets that the configuration has no longer."""
+        """Close the sockets that are no longer configured."""
         self._added = []
         self._owner._adopt(self._config, self._wanted)
 

@@ -29,7 +29,7 @@ from passerelle.system.ports import PortTaken
 
 # The keys of a service that define its processes: when one changes, all its instances are replaced.
 _PROCESS = ("app", "run", *ONLY_WITH_APP, "env", "cwd", "grace")
-_START_POLL = 0.5  # seconds between two looks whether the start is complete
+_START_POLL = 0.5  # seconds between checks of whether the start is complete
 _REPLACED_AGAIN = 30.0  # seconds until a worn instance is replaced again when its successor has not come up
 
 

@@ -51,7 +51,7 @@ ACTIONS: Final = ("start", "pause", "resume", "skip", "abort")
 SHARED: Final = "shared"
 """The actor of changes of weights that another gateway has made."""
 INTERVAL: Final = 1.0
-"""Seconds between two looks."""
+"""Seconds between checks."""
 _SHADOW_INTERVAL: Final = 10.0
 """Seconds between two readings of comparisons: merging them is work."""
 _MEDIAN_OF: Final = 100

@@ -35,7 +35,7 @@ from passerelle.security.oidc.tokens import check_renewed_token, claim_at, roles
 CLAIM: Final = 30.0
 # The least time between two attempts while the provider does not respond (seconds).
 PAUSE: Final = 60.0
-# How often a worker looks whether another one has refreshed a session (seconds), at most.
+# The longest time between two checks of whether another worker has refreshed a session (seconds).
 LOOK: Final = 60.0
 _NONCE_OCTETS: Final = 12
 

@@ -26,7 +26,7 @@ from passerelle.http1.client.places import CLIENT_SHARE, FairQueue, SharedPlaces
 from passerelle.http1.clock import Clock
 from passerelle.http1.tls_contexts import UpstreamTls, reason
 
-# One of so many places is in the reserve.
+# The reserve is one place out of this number.
 RESERVE = 4
 
 
