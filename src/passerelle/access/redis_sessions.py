@@ -39,7 +39,7 @@ class RedisSessionProvider(SessionProvider):
         ended = None if old is None else digest_of_valid(old)
         if links and self._sessions.link(links, digest_of_valid(identity)) is None:
             raise store_unavailable("sessions")
-        # After the links, on the same connection: there is no session that they do not name.
+        # After the links, on the same connection, so that the links name every session.
         self._run(self._sessions.open(ended, digest_of_valid(identity), user, roles), self._forget_around(ended, done))
         return identity
 

@@ -53,8 +53,8 @@ class Plan:
     """The steps, and when the new side counts as worse.
 
     ``alpha`` is the probability that a rollout of a new side that is no worse is rolled back. ``most_failures`` is the
-    absolute bound: so many failed requests of the new side, when they are at least half of its requests, and not of one
-    user in one minute.
+    absolute bound: the failed requests of the new side that end a rollout, if they are at least half of its requests
+    and concern more than one user or minute.
     """
 
     steps: tuple[Step, ...]

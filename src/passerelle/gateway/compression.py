@@ -49,7 +49,7 @@ def uncoded_request(message: bytes) -> bytes:
 
 
 class ResponseEncoder(ClientRelay):
-    """Encodes a response on its way from an upstream request, or from the cache, to ``client``.
+    """Encodes a response that passes from an upstream request, or from the cache, to ``client``.
 
     It is the cache's client in place of ``client``, the exchange. ``head`` is the head of the client's request.
     """

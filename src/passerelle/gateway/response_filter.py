@@ -78,7 +78,7 @@ class FilterExchange(Protocol):
 
 
 class FilteredResponse(ClientRelay):
-    """The response to one request on its way through one filter to ``client``, which is the next receiver."""
+    """The response to one request as it passes through one filter to ``client``, the next receiver."""
 
     __slots__ = (
         "_body",

@@ -24,7 +24,7 @@ class HistoryPoints(NamedTuple):
 def history_points(service: Mapping[str, Any]) -> HistoryPoints:
     """Return the points of a service in ``/history``: mean concurrency and throughput of seconds that are alike.
 
-    Only the seconds with as many instances as in the last one count: others are of another system.
+    Only seconds with the same number of instances as the last one count; the others describe another system.
 
     :raises Undetermined: if no second counts.
     """

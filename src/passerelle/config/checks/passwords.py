@@ -59,7 +59,7 @@ def key_warnings(config: Config) -> Iterator[Finding]:
 
 
 def basic_warnings(config: Config) -> Iterator[Finding]:
-    """Find passwords that are cheap to guess, or that others can read on their way."""
+    """Find passwords that are cheap to guess, or that others can read in transit."""
     basic = config.basic
     if basic is None:
         return
