@@ -97,12 +97,12 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.PLUGIN_TIMEOUT: (503, Side.GATEWAY, "The request cannot be processed now"),
     Kind.CONNECT_FAILED: (502, Side.UPSTREAM, "The service cannot be reached"),
     Kind.CONNECT_TIMEOUT: (504, Side.UPSTREAM, "The service did not accept in time"),
-    Kind.UPSTREAM_CLOSED: (502, Side.UPSTREAM, "The service closed without an answer"),
+    Kind.UPSTREAM_CLOSED: (502, Side.UPSTREAM, "The service closed without a response"),
     Kind.UPSTREAM_RESET: (502, Side.UPSTREAM, "The service broke off"),
-    Kind.BAD_RESPONSE: (502, Side.UPSTREAM, "The service answered with a malformed message"),
-    Kind.TRUNCATED: (502, Side.UPSTREAM, "The service's answer was cut short"),
-    Kind.TIMEOUT: (504, Side.UPSTREAM, "The service did not answer in time"),
-    Kind.PART_FAILED: (502, Side.UPSTREAM, "A part of the answer failed"),
+    Kind.BAD_RESPONSE: (502, Side.UPSTREAM, "The service sent a malformed response"),
+    Kind.TRUNCATED: (502, Side.UPSTREAM, "The service's response was cut short"),
+    Kind.TIMEOUT: (504, Side.UPSTREAM, "The service did not respond in time"),
+    Kind.PART_FAILED: (502, Side.UPSTREAM, "A part of the response failed"),
     Kind.PART_TOO_LARGE: (502, Side.UPSTREAM, "A part exceeds a limit"),
 }
 
@@ -124,7 +124,7 @@ class Failure(Exception):
         self.public = public
         self.retryable = retryable
         self.retry_after = 1
-        self.neutral = kind is Kind.OVERLOADED  # an instance that is full is not ill
+        self.neutral = kind is Kind.OVERLOADED  # a full instance is healthy
 
     @property
     def status(self) -> int:
