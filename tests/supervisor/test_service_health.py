@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from pathlib import Path
 
 from passerelle.balancing.health import HealthChange, HealthState
 from passerelle.config.models.config import Service
@@ -33,17 +35,23 @@ class Instance:
             yield
 
 
-class Silent:
+class Events:
+    def __init__(self) -> None:
+        self.late_problems: dict[str, str] = {}
+
     def health(self, label: str, change: HealthChange, problem: str) -> None: ...
 
-    def late(self, name: str, problem: str) -> None: ...
+    def late(self, name: str, problem: str) -> None:
+        self.late_problems[name] = problem
 
 
 @contextmanager
-def monitor(health: dict[str, object], target: str) -> Iterator[ServiceHealthMonitor]:
+def monitor(
+    health: dict[str, object], target: str, events: Events | None = None, clock: Callable[[], float] | None = None
+) -> Iterator[ServiceHealthMonitor]:
     config = Service.model_validate({"targets": [target], "health": {"path": "/", **health}})
-    loop = asyncio.get_running_loop()
-    made = ServiceHealthMonitor("s", config, lambda _: None, loop.time, lambda: 0.0, Silent())
+    clock = clock or asyncio.get_running_loop().time
+    made = ServiceHealthMonitor("s", config, lambda _: None, clock, lambda: 0.0, events or Events())
     try:
         yield made
     finally:
@@ -93,5 +101,30 @@ def test_a_reload_changes_the_probes_and_keeps_the_state() -> None:
                 await until(lambda: not service.is_up("s-1"))
                 task.cancel()
                 await asyncio.wait([task])
+
+    run(check())
+
+
+def test_an_instance_that_does_not_listen_yet_is_not_reported_as_late(tmp_path: Path) -> None:
+    async def check() -> None:
+        instance, events = Instance(), Events()
+        instance.status = 404
+        async with instance.listening():
+            specs = [
+                InstanceSpec("socket", str(tmp_path / "missing.sock"), 0),
+                InstanceSpec("port", "127.0.0.1", 1),
+                InstanceSpec("wrong path", "127.0.0.1", instance.port),
+            ]
+            seconds = count(step=60)
+            with monitor({"interval": "10ms"}, "http://127.0.0.1:1", events, lambda: float(next(seconds))) as service:
+                tasks = []
+                for spec in specs:
+                    service.add(spec)
+                    tasks.append(asyncio.create_task(service.watch(spec, lambda: None)))
+                await until(lambda: len(service.problems) == len(specs) and "wrong path" in events.late_problems)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+        assert events.late_problems == {"wrong path": "status 404 for GET /"}
 
     run(check())

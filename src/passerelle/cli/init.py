@@ -35,7 +35,9 @@ _PORT = 8080
 )
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing: use what is found in the folder, and the defaults.")
 @click.option("--schema/--no-schema", default=True, help=f"Write {_SCHEMA} as well, for editors.")
-@click.option("--output", metavar="FILE", type=click.Path(dir_okay=False), help="The file to write: gateway.yaml.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="The file to write: gateway.yaml."
+)
 def init(
     app: str | None,
     url: str | None,

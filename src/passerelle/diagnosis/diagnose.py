@@ -53,7 +53,7 @@ def _not_enough(evidence: Evidence) -> Verdict:
     return Verdict(
         "gateway",
         "requests",
-        f"not enough: {evidence.requests:.0f} requests in {evidence.seconds:.0f} s; {ENOUGH} are needed",
+        f"not enough: {plural(round(evidence.requests), 'request')} in {evidence.seconds:.0f} s; {ENOUGH} are needed",
         {"requests": round(evidence.requests), "seconds": evidence.seconds},
         1.0,
         "send more requests, or wait",

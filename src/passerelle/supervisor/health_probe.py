@@ -15,7 +15,9 @@ from passerelle.system.ports import join
 
 INTERVAL = 3.0  # seconds between two probes of an instance that was up before, unless configured
 TIMEOUT = 1.0  # seconds for one probe, unless the configuration says otherwise
-REFUSED = "connection refused"  # the problem of an instance that does not listen
+# The problems of an instance that does not listen: at a port, and at a Unix socket.
+REFUSED = "connection refused"
+NO_SOCKET = "there is no socket"
 
 _RESPONSE_LIMIT = 64 * 1024  # bytes of a head, and of a body, that are read at most
 
@@ -76,7 +78,7 @@ async def probe(
     except ConnectionRefusedError:
         return REFUSED
     except FileNotFoundError:
-        return f"there is no socket {host}"
+        return f"{NO_SOCKET} {host}"
     except OSError as error:
         return reason(error)
     except _NoResponse as problem:

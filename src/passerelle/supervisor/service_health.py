@@ -11,7 +11,7 @@ from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.gateway.assembly.certificates import ServiceCertificates
 from passerelle.gateway.assembly.services import health_settings
 from passerelle.http1.tls_contexts import reason
-from passerelle.supervisor.health_probe import INTERVAL, REFUSED, TIMEOUT, ProbeRules, probe
+from passerelle.supervisor.health_probe import INTERVAL, NO_SOCKET, REFUSED, TIMEOUT, ProbeRules, probe
 from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
@@ -122,8 +122,9 @@ class ServiceHealthMonitor:
     def _report_late(self, spec: InstanceSpec) -> None:
         """Report why the process ``spec`` is not up yet, unless the service has reported this problem already."""
         problem = self.problems.get(spec.name, REFUSED)
-        # A process that accepts no connections yet is still starting.
-        if problem != REFUSED and problem not in self._late_problems and len(self._late_problems) < _MOST_LATE:
+        if problem == REFUSED or problem.startswith(NO_SOCKET):
+            return  # a process that accepts no connections yet is still starting
+        if problem not in self._late_problems and len(self._late_problems) < _MOST_LATE:
             self._late_problems.add(problem)
             self._events.late(spec.name, problem)
 
