@@ -62,7 +62,7 @@ _FRAMING = frozenset({HOST, TRANSFER_ENCODING, CONNECTION, UPGRADE, EXPECT, DEBU
 _ONCE = {HOST: "Host", CONTENT_LENGTH: "Content-Length", TRANSFER_ENCODING: "Transfer-Encoding"}
 
 # RFC 9110 §5.5: no control character but HTAB in a value. They map to another octet, all others to themselves.
-_WITHOUT_CONTROLS = bytes(c ^ 0x80 if (c < 32 and c != 9) or c == 127 else c for c in range(256))
+WITHOUT_CONTROLS = bytes(c ^ 0x80 if (c < 32 and c != 9) or c == 127 else c for c in range(256))
 # The same octets as a class of a pattern, without the negation, which costs half as much again for each octet.
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
@@ -147,7 +147,7 @@ class Layout:
         dropped = not _ENDS_HERE.isdisjoint(by_role)
         self.kept = (*(role not in _ENDS_HERE for _, role in named), True) if dropped else None
         self.varies = tuple([role in (ORDINARY, SELECTING) for _, role in named])
-        self._parts: dict[tuple[int, int], Callable[[bytes, int, int], re.Match[bytes] | None]] = {}
+        self._parts: dict[tuple[int, int], Callable[[bytes], re.Match[bytes] | None]] = {}
         self._kept_without: dict[frozenset[bytes], tuple[bool, ...]] = {}
         self._kept_groups: dict[frozenset[bytes], Callable[[re.Match[bytes]], tuple[bytes, ...]]] = {}
         self.uses = 0
@@ -185,15 +185,16 @@ class Layout:
         self.runs = _pick(runs, empty) if self.kept is not None else None
         self.fullmatch = re.compile(b"".join(pattern)).fullmatch
 
-    def match_lines(self, first: int, end: int) -> Callable[[bytes, int, int], re.Match[bytes] | None] | None:
-        """Return what matches the lines ``first`` to ``end`` (exclusive) between two positions, if well-formed.
+    def match_values(self, first: int, end: int) -> Callable[[bytes], re.Match[bytes] | None] | None:
+        """Return what matches the lines ``first`` to ``end`` (exclusive) if they are well-formed: from the value of the
+        first one to that of the last one.
 
         Return None if there are enough such patterns: to compile one takes longer than to read a head.
         """
         known = self._parts.get((first, end))
         if known is None and len(self._parts) < _MOST_PARTS:
-            lines = [b"%b%b\r\n" % (re.escape(prefix), _VALUE) for prefix in self._prefixes[first:end]]
-            known = self._parts[first, end] = re.compile(b"".join(lines)).fullmatch
+            others = [b"\r\n%b%b" % (re.escape(prefix), _VALUE) for prefix in self._prefixes[first + 1 : end]]
+            known = self._parts[first, end] = re.compile(_VALUE + b"".join(others)).fullmatch
         return known
 
     def kept_without(self, names: frozenset[bytes], *, remember: bool = False) -> tuple[bool, ...]:
@@ -253,7 +254,7 @@ class LayoutTable:
         lines = section.split(b"\r\n")
         # Without its CRLFs, a section has no CR or LF that is not a bare one.
         text = b"".join(lines)
-        if lines[-1] or text.translate(_WITHOUT_CONTROLS) != text:
+        if lines[-1] or text.translate(WITHOUT_CONTROLS) != text:
             raise Failure(self._kind, "malformed field line")
         prefixes = [line[: line.find(b":") + 1] for line in lines]
         key = b"\n".join(prefixes)
