@@ -415,11 +415,11 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """Relay the head of the response, and the part of its body that arrived with it."""
-        special = (
-            self._head.debug or self._cookie is not None or self.cache_status or self._plan.response_rules is not None
-        )
-        if special or (self._call is not None and self._call.response_fields):
+        call, rules = self._call, self._plan.response_rules
+        if rules is not None or self._head.debug or self._cookie is not None or self.cache_status:
             self._client.send_head(self._apply_response_rules(head.relay) + self._added_lines(), head, data, complete)
+        elif call is not None and call.response_fields:
+            self._client.send_head(head.relay + call.response_fields, head, data, complete)
         else:
             self._client.send_response(head, data, complete)
         if complete:
