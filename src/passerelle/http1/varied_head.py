@@ -63,6 +63,7 @@ class Variation:
         # In the order in which VariedHead stores them.
         self.shared = (
             template.layout,
+            template.other_layout,
             template._framing,
             template._nominated,
             template.authority,
@@ -114,6 +115,7 @@ class VariedHead(RequestHead):
         self.misses = misses
         (
             self.layout,
+            self.other_layout,
             self._framing,
             self._nominated,
             self.authority,
