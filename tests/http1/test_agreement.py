@@ -99,6 +99,7 @@ def expected_of_request(section: bytes) -> object:
 @given(st.lists(sections(BROWSER), min_size=1, max_size=4))
 @example([b"X: a\r\n", b"\r\n"])
 @example([b"X: a\r\nY: b\r\n", b"X: a\r\n\r\n", b"X: a\r\nY: b"])
+@example([b"X: a\r\n", b"Y: a\r\nX: b\r\n", b"X: c\r\n", b"Y: d\r\nX: \0\r\n"])
 @example([b"A: b\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"])
 def test_requests_are_read_as_by_a_plain_parser(received: list[bytes]) -> None:
     last = None
@@ -166,6 +167,7 @@ def test_requests_that_vary_in_a_few_lines_are_read_as_by_a_plain_parser(receive
 
 @given(st.lists(sections(SERVICE), min_size=1, max_size=4))
 @example([b"X: a\r\nY: b\r\n", b"X: a\r\n\r\n"])
+@example([b"X: a\r\n", b"Y: a\r\nX: b\r\n", b"X: c\r\n", b"Y: d\r\nX: \0\r\n"])
 def test_responses_are_read_as_by_a_plain_parser(received: list[bytes]) -> None:
     last = None
     for section in received:

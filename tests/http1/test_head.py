@@ -278,3 +278,33 @@ def test_what_is_accepted_is_read_alike_by_another_strict_parser(extra: list[byt
     event = other.next_event()
     assert isinstance(event, h11.Request)
     assert [(name, value) for name, value in event.headers] == head.fields
+
+
+def test_connections_that_alternate_between_two_layouts_match_both_patterns():
+    def request(number):
+        condition = b'If-None-Match: "%d"\r\n' % number if number % 3 else b""
+        return RequestHead(b"Host: a\r\n" + condition + b"X-Trace: %d\r\n" % number, 100, last)
+
+    last = None
+    for number in range(8):
+        last = request(number)
+        last.layout.compile()
+    for number in range(8, 16):
+        last = request(number)
+        assert last._match is not None
+        assert last.get(b"x-trace") == b"%d" % number
+        assert last.get(b"if-none-match") == (b'"%d"' % number if number % 3 else None)
+        for other in (b"If-None-Match: \0\r\n", b""):
+            with pytest.raises(Failure):
+                RequestHead(b"Host: a\r\n" + other + b"X-Trace: \0\r\n", 100, last)
+
+
+def test_services_that_alternate_between_two_layouts_match_both_patterns():
+    last = None
+    for number in range(16):
+        cookie = b"Set-Cookie: a=%d\r\n" % number if number % 4 == 0 else b""
+        raw = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%b\r\n" % (number, cookie)
+        last = ResponseHead(raw, last)
+        last.layout.compile()
+        assert number < 8 or last._match is not None
+        assert (last.content_length, last.get(b"set-cookie")) == (number, cookie[12:-2] or None)

@@ -34,6 +34,14 @@ def read(sections: list[bytes], last: RequestHead | None = None) -> RequestHead:
     return last
 
 
+def fields_of(received: bytes, last: RequestHead | None) -> object:
+    """Return the fields of a section on a connection with the head ``last``, or None if it is refused."""
+    try:
+        return next_head(received, 100, last).fields
+    except Failure:
+        return None
+
+
 @pytest.fixture
 def warm() -> RequestHead:
     """The last head of a connection whose layout is in frequent use; trace ids have varied."""
@@ -97,6 +105,42 @@ def test_octets_in_the_lines_that_vary_are_checked(warm: RequestHead, value: str
     except Failure:
         head = None
     assert head == expected
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    ["c\nb", "c\rb", "c\0", "c\r\nX: b", "c\r\n b", "c\r\nTransfer-Encoding: chunked", "c\r\n", "c\r\nCookie: d"],
+)
+@pytest.mark.parametrize("trace", ["t", "t\n", "t\0", "t\r\nCookie: d", "t\r\n"])
+def test_octets_in_several_lines_that_vary_are_checked(warm: RequestHead, trace: str, cookie: str) -> None:
+    last = read([section(X_Trace=f"t{number}", Cookie=f"c={number}") for number in range(40)], warm)
+    assert isinstance(last, VariedHead) and isinstance(
+        next_head(section(X_Trace="a", Cookie="b"), 100, last), VariedHead
+    )
+    for changed in ({"X_Trace": trace, "Cookie": cookie}, {"X_Trace": trace}, {"Cookie": cookie}):
+        received = section(**changed)
+        assert fields_of(received, last) == fields_of(received, None), received
+
+
+def test_a_section_that_is_shorter_than_what_does_not_vary_does_not_fit(warm: RequestHead) -> None:
+    whole = section(X_Trace="5")
+    for size in range(1, len(whole), 7):
+        for cut in (whole[:size], whole[-size:]):
+            try:
+                head = next_head(cut, 100, warm)
+            except Failure:
+                continue
+            assert not isinstance(head, VariedHead) and head.section == cut
+
+
+def test_fields_of_which_no_line_varies_are_found_once(warm: RequestHead) -> None:
+    first, second = read([section(X_Trace="21")], warm), read([section(X_Trace="22")], warm)
+    assert isinstance(first, VariedHead) and isinstance(second, VariedHead)
+    assert [line.value for line in second.named(b"authorization")] == [b"Bearer a"]
+    assert first.named(b"authorization") is second.named(b"authorization")
+    assert [line.value for head in (first, second) for line in head.named(b"x-trace")] == [b"21", b"22"]
+    # Names that a head lacks are not kept: guards could ask for any number of them.
+    assert second.named(b"x-absent") == [] and set(second.variation.named) == {b"authorization"}
 
 
 def test_nothing_is_learned_from_heads_that_never_settle() -> None:
