@@ -58,7 +58,7 @@ def load(running: Up) -> Iterator[None]:
         thread.join(15)
 
 
-RUN = "  s: {run: [python, serve.py, '{port}'], instances: 3, health: {path: /}}\n"
+RUN = "  s: {run: [python, -S, serve.py, '{port}'], instances: 3, health: {path: /}}\n"
 
 
 def test_the_tile_of_an_instance_that_is_killed_turns_within_two_seconds(open_page: Opened, tmp_path: Path) -> None:
