@@ -1,6 +1,7 @@
 """No regular expression of the package needs more than linear time, whatever a client or a service sends."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -187,6 +188,7 @@ def seconds(pattern: "re.Pattern[Any]", method: str, given: Any) -> float:
     return best
 
 
+@functools.cache  # several modules import the same pattern
 def is_linear(pattern: "re.Pattern[Any]", method: str) -> bool:
     for made in hostile(pattern):
         if any(seconds(pattern, method, made(size)) > FLOOR for size in SMALL):
