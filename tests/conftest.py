@@ -19,7 +19,6 @@ ROOT = Path(__file__).parent
 # These measure time and CPU of processes: beside other tests they would measure those too. test_ports needs ports
 # that no other test takes.
 ALONE = (
-    "attack/test_attack_scripts.py",
     "benchmarks/test_bodies.py",
     "benchmarks/test_clients.py",
     "benchmarks/test_peers.py",
@@ -32,6 +31,7 @@ ALONE = (
 
 # These judge what clients see within limits of time, on processors that have time left: two modules at a time.
 PAIRS = (
+    "attack/test_attack_scripts.py",
     "benchmarks/test_shared_cache.py",
     "chaos/test_autoscaling.py",
     "chaos/test_streams.py",
