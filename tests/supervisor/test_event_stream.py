@@ -53,7 +53,7 @@ def test_the_life_of_instances_workers_and_files(tmp_path: Path) -> None:
         assert "SIGKILL" in end["detail"]["reason"]
         assert restart["text"] == "s-1 is up again" and restart["detail"]["pid"] != first["detail"]["pid"]
 
-        (worker,) = running.named("worker_main")
+        (worker,) = running.named("worker_start")
         os.kill(worker, signal.SIGKILL)
         until_now(lambda: [e["worker"] for e in events(running, f"?since={restart['seq']}")] == ["gateway"] * 2)
 
