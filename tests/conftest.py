@@ -64,7 +64,6 @@ FIRST = (
     "examples/test_instances.py",
     "attack/test_shop.py",
     "caching/test_memory_store.py",
-    "machinery/test_patterns.py",
 )
 
 # The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:

@@ -1,6 +1,6 @@
 """Serve the files of the current folder: ``python -S file_server.py PORT``, and nothing for ``/``.
 
-Like ``python -m http.server``, which imports four times as long; the tests start several hundred servers.
+Like ``python -m http.server``, whose import takes four times as long; the tests start more than a hundred servers.
 """
 
 import _thread
