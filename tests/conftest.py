@@ -19,7 +19,6 @@ ROOT = Path(__file__).parent
 # These measure time and CPU of processes: beside other tests they would measure those too. test_ports needs ports
 # that no other test takes.
 ALONE = (
-    "attack/test_attack_scripts.py",
     "benchmarks/test_bodies.py",
     "benchmarks/test_clients.py",
     "benchmarks/test_peers.py",
@@ -32,6 +31,7 @@ ALONE = (
 
 # These judge what clients see within limits of time, on processors that have time left: two modules at a time.
 PAIRS = (
+    "attack/test_attack_scripts.py",
     "benchmarks/test_shared_cache.py",
     "chaos/test_autoscaling.py",
     "chaos/test_streams.py",
@@ -64,7 +64,6 @@ FIRST = (
     "examples/test_instances.py",
     "attack/test_shop.py",
     "caching/test_memory_store.py",
-    "machinery/test_patterns.py",
 )
 
 # The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:

@@ -145,22 +145,22 @@ def test_a_body_longer_than_the_limit_is_not_decoded() -> None:
     assert steps > 100
 
 
-COSTLY = {
-    "empty arrays": b"[" + b"[]," * 499_000 + b"1]",
-    "short arrays": b"[" + b"[1]," * 499_000 + b"1]",
-    "nested arrays": b"[" + b"[[[[1]]]]," * 20_000 + b"1]",
-    "nested objects": b"[" + b'{"a":{"a":{"a":1}}},' * 20_000 + b"1]",
-    "long lists in depth": b"[1" + (b",1" * 1000 + b',{"a":[1') * 500 + b"]}" * 500 + b"]",
-    "one string": b'"' + b"a" * (10 * MIB) + b'"',
-    "escapes": b'"' + b"\\n" * (5 * MIB) + b'"',
-    "two octets": b'"' + "é".encode() * (5 * MIB) + b'"',
-    "blanks": b"[1" + b" " * (10 * MIB) + b"]",
+COSTLY: dict[str, Callable[[], bytes]] = {
+    "empty arrays": lambda: b"[" + b"[]," * 499_000 + b"1]",
+    "short arrays": lambda: b"[" + b"[1]," * 499_000 + b"1]",
+    "nested arrays": lambda: b"[" + b"[[[[1]]]]," * 20_000 + b"1]",
+    "nested objects": lambda: b"[" + b'{"a":{"a":{"a":1}}},' * 20_000 + b"1]",
+    "long lists in depth": lambda: b"[1" + (b",1" * 1000 + b',{"a":[1') * 500 + b"]}" * 500 + b"]",
+    "one string": lambda: b'"' + b"a" * (10 * MIB) + b'"',
+    "escapes": lambda: b'"' + b"\\n" * (5 * MIB) + b'"',
+    "two octets": lambda: b'"' + "é".encode() * (5 * MIB) + b'"',
+    "blanks": lambda: b"[1" + b" " * (10 * MIB) + b"]",
 }
 
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_a_costly_body_takes_many_short_steps(name: str) -> None:
-    body = COSTLY[name]
+    body = COSTLY[name]()
     result, steps, longest = finish(json_steps.json_steps(body))
     assert result == body
     assert steps > len(body) / (256 * 1024)

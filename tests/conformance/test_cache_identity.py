@@ -314,8 +314,9 @@ def test_a_key_that_was_revoked_gets_nothing_more_out_of_the_store(shop: Any) ->
     ],
 )
 def test_gateways_that_share_a_redis_keep_consumers_apart(
-    rig: Rig, tmp_path: Path, cache: dict[str, Any], fields: tuple[bytes, ...]
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: dict[str, Any], fields: tuple[bytes, ...]
 ) -> None:
+    monkeypatch.setattr("passerelle.caching.redis.store.TIMEOUT", 30.0)  # a response that is not shared in time is lost
     upstream = rig.upstream(telling(*fields))
     store = tmp_path / "keys.db"
     with contextlib.closing(KeyStore(store)) as keys, RedisServer() as redis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from math import sqrt
 from typing import Final
@@ -10,13 +11,17 @@ import pytest
 
 from passerelle.crossing.sides import Sides, check_weights, position
 
-USERS: Final = [position(b"salt", b"user-%d" % number) for number in range(100_000)]
 STEPS: Final = (10, 50, 250, 500, 1000)
+
+
+@functools.cache
+def users() -> list[int]:
+    return [position(b"salt", b"user-%d" % number) for number in range(100_000)]
 
 
 def on_new_side(share: int) -> set[int]:
     sides = Sides({"old": 1000 - share, "new": share})
-    return {place for place in USERS if sides.of(place) == 1}
+    return {place for place in users() if sides.of(place) == 1}
 
 
 def test_shares_are_as_configured_and_a_growing_share_moves_no_user_back() -> None:
@@ -24,10 +29,10 @@ def test_shares_are_as_configured_and_a_growing_share_moves_no_user_back() -> No
     for share in STEPS:
         now = on_new_side(share)
         part = share / 1000
-        assert abs(len(now) / len(USERS) - part) <= 4 * sqrt(part * (1 - part) / len(USERS))
+        assert abs(len(now) / len(users()) - part) <= 4 * sqrt(part * (1 - part) / len(users()))
         assert before <= now
         before = now
-    assert len(before) == len(USERS)
+    assert len(before) == len(users())
 
 
 def test_nobody_is_on_a_side_without_weight() -> None:
@@ -40,10 +45,10 @@ def test_nobody_is_on_a_side_without_weight() -> None:
 def test_with_two_new_sides_the_growth_of_one_takes_users_from_the_old_side_alone(grown: str) -> None:
     weights = {"a": 700, "b": 200, "c": 100}
     before, after = Sides(weights), Sides({**weights, "a": 600, grown: weights[grown] + 100})
-    moves = {(before.names[before.of(place)], after.names[after.of(place)]) for place in USERS[:5000]}
+    moves = {(before.names[before.of(place)], after.names[after.of(place)]) for place in users()[:5000]}
     assert {move for move in moves if move[0] != move[1]} == {("a", grown)}
-    counts = Counter(before.of(place) for place in USERS)
-    assert all(abs(counts[number] / len(USERS) - share) < 0.005 for number, share in enumerate((0.7, 0.2, 0.1)))
+    counts = Counter(before.of(place) for place in users())
+    assert all(abs(counts[number] / len(users()) - share) < 0.005 for number, share in enumerate((0.7, 0.2, 0.1)))
 
 
 def test_positions_are_the_same_in_every_process_and_differ_by_salt() -> None:

@@ -110,7 +110,7 @@ class Store:
             return [key + repr(client.hgetall(key)).encode() for key in client.keys("passerelle:1:session:*")]
 
 
-REAL = pytest.param("postgresql and redis", marks=[needs("initdb", "postgres", "redis-server"), pytest.mark.long])
+REAL = pytest.param("postgresql and redis", marks=needs("initdb", "postgres", "redis-server"))
 
 
 @pytest.fixture(params=["sqlite", REAL])
@@ -143,6 +143,7 @@ def shop(tmp_path: Path, store: Store) -> Iterator[Up]:
         assert running.stop(limit=LIMIT) == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     stranger, customer, admin = Browser(shop.port), Browser(shop.port), Browser(shop.port)

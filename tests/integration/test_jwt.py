@@ -12,7 +12,7 @@ import pytest
 from joserfc.jwk import ECKey, OctKey
 
 from passerelle.errors import Kind
-from tests.security.jwt.test_jose import RSA, SECRET, sign, sign_by_hand
+from tests.security.jwt.test_jose import SECRET, rsa_key, sign, sign_by_hand
 from tests.support.gateways import Rig, Running
 from tests.support.upstream import Connection, answering, ok
 from tests.support.wire import wait_until
@@ -81,7 +81,7 @@ def test_a_bad_token_is_401_with_a_reason_in_the_log_alone(rig: Rig, tmp_path: P
     upstream = rig.upstream(answering(ok()))
     log = tmp_path / "log"
     pem = tmp_path / "key.pem"
-    pem.write_bytes(RSA.as_pem(private=False))
+    pem.write_bytes(rsa_key().as_pem(private=False))
     gateway = rig.forward(
         upstream,
         route={"auth": ["jwt"]},
@@ -89,14 +89,14 @@ def test_a_bad_token_is_401_with_a_reason_in_the_log_alone(rig: Rig, tmp_path: P
         access_log=str(log),
     )
     client = rig.connect(gateway)
-    good = token(RSA, None, "RS256", iss="me")
+    good = token(rsa_key(), None, "RS256", iss="me")
     bad = {
         "algorithm not allowed": sign_by_hand(pem.read_bytes()),
         "malformed token": "eyJhbGciOiJub25lIn0.e30.",
-        "token for another audience": token(RSA, None, "RS256", iss="me", aud="other"),
-        "token from another issuer": token(RSA, None, "RS256", iss="you"),
-        "token not valid for another": token(RSA, None, "RS256", iss="me", nbf=int(time.time()) + 600),
-        "token expired": token(RSA, None, "RS256", iss="me", exp=int(time.time()) - 600),
+        "token for another audience": token(rsa_key(), None, "RS256", iss="me", aud="other"),
+        "token from another issuer": token(rsa_key(), None, "RS256", iss="you"),
+        "token not valid for another": token(rsa_key(), None, "RS256", iss="me", nbf=int(time.time()) + 600),
+        "token expired": token(rsa_key(), None, "RS256", iss="me", exp=int(time.time()) - 600),
         "invalid signature": good[:-6] + ("AAAAAA" if good[-6:] != "AAAAAA" else "BBBBBB"),
     }
     assert ask(client, good).status == 200

@@ -36,6 +36,12 @@ USER, PASSWORD, WRITTEN = "gateway", "p@s:s/w?örd#%", "p%40s%3As%2Fw%3F%C3%B6rd
 RIGHTS = ("~passerelle:*", "&passerelle:*", "+@all", "-@admin", "-@dangerous")
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for Redis as long as the machine needs: a response that is not stored in time is lost."""
+    monkeypatch.setattr("passerelle.caching.redis.store.TIMEOUT", LIMIT)
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("tls"))

@@ -7,11 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 PYTHON = sys.executable
+FILE_SERVER = Path(__file__).with_name("file_server.py")  # for `run: [python, -S, FILE_SERVER, "{port}"]`
 
 
 def run(work: Coroutine[Any, Any, T], limit: float = 20.0) -> T:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.supervisor.up import CLI, Up, command
+from tests.supervisor.up import Up, command, invoke
 from tests.support.upstream import Upstream, answering
 
 FAILS = answering(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
@@ -49,15 +48,10 @@ def test_the_state_is_in_status_and_metrics(tmp_path: Path, what: str) -> None:
             assert [running.get("/weak")[0] for _ in range(3)] == [500, 500, 503]
             assert running.status()["services"]["weak"]["breaker"] == {"open": 1}
             assert gauges(running) == told("open")
-            shown = subprocess.run(
-                [*CLI, "status", "--admin", f"127.0.0.1:{running.admin}"],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=60,
-            )
-            assert "circuit breaker of weak: open in 1 of 1 workers" in shown.stdout
-            assert "concurrency limit of plain: 0 of 20 requests running, 0 waiting" in shown.stdout
+            code, shown = invoke(tmp_path, "status", "--admin", f"127.0.0.1:{running.admin}")
+            assert code == 0
+            assert "circuit breaker of weak: open in 1 of 1 workers" in shown
+            assert "concurrency limit of plain: 0 of 20 requests running, 0 waiting" in shown
             assert running.stop() == 0
     finally:
         upstream.close()

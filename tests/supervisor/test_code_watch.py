@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from passerelle.supervisor.code_watch import differences, scan, syntax_problem
-from tests.supervisor.helpers import until_now
+from tests.supervisor.helpers import FILE_SERVER, until_now
 from tests.supervisor.up import command
 
-CONFIG = """
+CONFIG = f"""
 listen: 127.0.0.1:0
 admin: 127.0.0.1:0
 access_log: 'off'
 services:
-  s: {app: "greeting:app", instances: 2, cwd: code}
-  other: {run: [python, -m, http.server, --bind, 127.0.0.1, "{port}"]}
+  s: {{app: "greeting:app", instances: 2, cwd: code}}
+  other: {{run: [python, -S, "{FILE_SERVER}", "{{port}}"]}}
 routes:
-  - {path: /, service: s}
-  - {path: /other, service: other}
+  - {{path: /, service: s}}
+  - {{path: /other, service: other}}
 """
 APP = """
 def app(environ, start_response):

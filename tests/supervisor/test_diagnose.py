@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import planted
 from tests.supervisor.helpers import until_now
-from tests.supervisor.up import Up, command, up
+from tests.supervisor.up import Up, command, invoke, up
 
 SLEEPY = """
 import time
@@ -108,6 +108,7 @@ def test_planted_bottlenecks_are_named_first(kind: str) -> None:
 
 
 def test_an_unreachable_gateway_is_one_line(tmp_path: Path) -> None:
-    with command(tmp_path, "diagnose", "--admin", "127.0.0.1:1") as printed:
-        printed.says(r"no response from a gateway at the admin address 127\.0\.0\.1:1")
-        assert printed.popen.wait(15) == 1
+    code, text = invoke(tmp_path, "diagnose", "--admin", "127.0.0.1:1")
+    assert code == 1
+    assert text.startswith("no response from a gateway at the admin address 127.0.0.1:1")
+    assert text.count("\n") == 1

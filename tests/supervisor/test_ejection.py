@@ -16,7 +16,7 @@ CONFIG = (
 workers: 2
 services:
   s:
-    run: [python, serve.py, "{port}"]
+    run: [python, -S, serve.py, "{port}"]
     instances: 3
     health: {path: /}
     balance: round_robin
@@ -29,8 +29,8 @@ routes: [{path: "/{rest*}", service: s, attempts: 1}]
 
 @pytest.mark.slow
 def test_an_instance_that_fails_requests_is_ejected_for_all_workers_and_comes_back(tmp_path: Path) -> None:
-    wrong = "200 if self.path == '/' or not body.endswith(b'-2') or os.path.exists('well') else 500"
-    (tmp_path / "serve.py").write_text(SERVE.replace("send_response(200)", f"send_response({wrong})"))
+    wrong = "200 if path == '/' or not body.endswith(b'-2') or os.path.exists('well') else 500"
+    (tmp_path / "serve.py").write_text(SERVE.replace("status = 200", f"status = {wrong}"))
     (tmp_path / "gateway.yaml").write_text(CONFIG)
     with command(tmp_path, "up") as running:
         running.listening()

@@ -181,6 +181,6 @@ def test_what_a_worker_cannot_use_is_taken_back_in_all_of_them(tmp_path: Path, u
 
 
 def test_only_a_file_can_be_watched(tmp_path: Path) -> None:
-    with command(tmp_path, "up", "--watch", "/dev/null") as running:
-        assert running.ended() == 2
-        assert "--watch needs a regular file, and /dev/null is not one" in running.text
+    code, output = invoke(tmp_path, "up", "--watch", "/dev/null")
+    assert code == 2
+    assert "--watch needs a regular file, and /dev/null is not one" in output

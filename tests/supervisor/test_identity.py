@@ -81,9 +81,9 @@ def test_all_processes_run_as_the_user(shared: Path) -> None:
         until_now(lambda: "/" in log.read_text())
         assert (log.stat().st_uid, log.stat().st_mode & 0o777) == (account.pw_uid, 0o640)
         assert (state.stat().st_uid, state.stat().st_mode & 0o777) == (account.pw_uid, 0o750)
-        worker = running.named("worker_main")[0]
+        worker = running.named("worker_start")[0]
         os.kill(worker, signal.SIGKILL)  # its successor has the key, which only root can read
-        until_now(lambda: len(running.named("worker_main")) == 2 and worker not in running.named("worker_main"))
+        until_now(lambda: len(running.named("worker_start")) == 2 and worker not in running.named("worker_start"))
         running.popen.send_signal(signal.SIGHUP)
         running.says(r"tls\.(certificate|key): cannot read .*: Permission denied")
         running.says(

@@ -12,14 +12,14 @@ import pytest
 
 from passerelle.appserver import main as appserver
 from passerelle.system import ports
-from tests.supervisor.helpers import until_now
+from tests.supervisor.helpers import FILE_SERVER, until_now
 from tests.supervisor.up import command, up
 
-SERVED = """
+SERVED = f"""
 services:
   s:
-    run: [python, -m, http.server, --bind, 127.0.0.1, "{port}"]
-routes: [{path: /, service: s}]
+    run: [python, -S, "{FILE_SERVER}", "{{port}}"]
+routes: [{{path: /, service: s}}]
 """
 
 
@@ -76,7 +76,7 @@ CLOSED = [*(pytest.param(each, marks=pytest.mark.long) for each in ("<&-", ">&-"
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-@pytest.mark.parametrize("name", ["up", "gateway"])
+@pytest.mark.parametrize("name", ["up", pytest.param("gateway", marks=pytest.mark.long)])
 def test_closed_standard_descriptors(tmp_path: Path, name: str, closed: str) -> None:
     config = "admin: off\nservices: {s: {targets: ['http://127.0.0.1:1']}}\nroutes: [{path: /, service: s}]\n"
     (tmp_path / "gateway.yaml").write_text(config)

@@ -18,8 +18,8 @@ import pytest
 from passerelle.cli.main import main
 from passerelle.discovery.overrides import Overrides, target_key
 from passerelle.upstream.members import InstanceSpec
-from tests.supervisor.helpers import until_now
-from tests.supervisor.up import Up, command
+from tests.supervisor.helpers import FILE_SERVER, until_now
+from tests.supervisor.up import Up, command, invoke
 from tests.support.upstream import Connection, Upstream, ok
 
 BOUND = 30.0
@@ -126,8 +126,7 @@ def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], 
         assert ask(running, "DELETE", f"s/instances/{two.address}")[0] == 200
 
         # A reload of the unchanged file keeps all changes.
-        with command(tmp_path, "reload", "--admin", f"127.0.0.1:{running.admin}") as asked:
-            assert asked.ended(60) == 0
+        assert invoke(tmp_path, "reload", "--admin", f"127.0.0.1:{running.admin}")[0] == 0
         see_only(running, b"3")
         _, about = ask(running, "GET", "s/instances")
         assert about["removed"] == [two.address] and about["up"] == 1
@@ -347,7 +346,7 @@ def test_the_command_line(
     one, two, _ = three
     (tmp_path / "gateway.yaml").write_text(
         f"{HEAD}services:\n  s: {{targets: ['{one.url}'], balance: round_robin}}\n"
-        "  p: {run: [python, -m, http.server, --bind, 127.0.0.1, '{port}']}\n"
+        f"  p: {{run: [python, -S, '{FILE_SERVER}', '{{port}}']}}\n"
         "routes: [{path: '/{rest*}', service: s}, {path: /p, service: p}]\n"
     )
     with command(tmp_path, "up") as running:
@@ -377,14 +376,14 @@ def test_the_command_line(
         assert said(1, "list", "x") == "there is no service 'x'; the services are: s, p\n"
         assert "passerelle scale p=N" in said(1, "drain", "p", "p-1")
         assert "a duration has a unit" in said(2, "drain", "s", two.address, "--limit", "5")
-        # The same in separate processes, one with a variable and one with an option for the admin address.
+        # The same in a separate process with a variable, and in this one with an option for the admin address.
         with command(tmp_path, "instances", "list", "s") as asked:
             assert asked.ended() == 0
             assert asked.text == said(0, "list", "s")
         monkeypatch.delenv("PASSERELLE_ADMIN")
-        with command(tmp_path, "status", "--admin", f"127.0.0.1:{running.admin}") as asked:
-            assert asked.ended() == 0
-            assert "added at run time" in asked.text and f"removed from s at run time: {one.address}" in asked.text
+        code, text = invoke(tmp_path, "status", "--admin", f"127.0.0.1:{running.admin}")
+        assert code == 0
+        assert "added at run time" in text and f"removed from s at run time: {one.address}" in text
         assert running.stop(limit=30) == 0
 
 

@@ -177,7 +177,7 @@ def test_systemd_passes_a_socket_and_is_notified_and_reloads_change_the_rest(tmp
         assert next_state("READY").startswith("READY=1\nSTATUS=listening on http://127.0.0.1:")
         assert next_state("WATCHDOG") == "WATCHDOG=1"
         assert served(web) and served(f"{tmp_path}/a")
-        for pid in running.named("worker_main"):
+        for pid in running.named("worker_start"):
             assert b"NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_bytes()
 
         write(f"unix:{tmp_path}/b", "systemd:web", "127.0.0.1:0")
@@ -187,7 +187,7 @@ def test_systemd_passes_a_socket_and_is_notified_and_reloads_change_the_rest(tmp
         assert served(web) and served(f"{tmp_path}/b") and not (tmp_path / "a").exists()
 
         # A worker that is replaced has the sockets of the reload.
-        for pid in running.named("worker_main"):
+        for pid in running.named("worker_start"):
             os.kill(pid, signal.SIGKILL)
         until_now(lambda: [w["state"] for w in running.status()["workers"]] == ["up", "up"])
         assert served(web) and served(f"{tmp_path}/b")

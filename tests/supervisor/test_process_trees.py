@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.helpers import alive, until_now
+from tests.supervisor.helpers import FILE_SERVER, alive, until_now
 from tests.supervisor.up import Up, up
 
 ROUTES = "routes: [{path: /, service: s}]\n"
+SERVER = f"python -S '{FILE_SERVER}' {{port}}"
 
 DAEMON = """
 import os, sys, time
@@ -27,16 +28,16 @@ time.sleep(300)
 
 # All kinds of commands that tend to leave orphans: a shell that does not exec, a grandchild in the background, one in
 # its own session, one that ignores signals, and a daemon.
-FAMILY = """
+FAMILY = f"""
 services:
   s:
     run:
       - sh
       - -c
       - "sleep 301 & setsid sleep 302 & (trap '' TERM HUP INT; sleep 303; sleep 304) &
-         python daemon.py & python -m http.server --bind 127.0.0.1 {port}; true"
+         python daemon.py & python -S '{FILE_SERVER}' {{port}}; true"
     instances: 2
-routes: [{path: /, service: s}]
+routes: [{{path: /, service: s}}]
 """
 
 
@@ -65,10 +66,10 @@ def test_exit_is_known_though_a_grandchild_lives_on(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_shell_that_does_not_exec_is_replaced_with_its_server(tmp_path: Path) -> None:
-    with up(tmp_path, service("python -m http.server --bind 127.0.0.1 {port}; true")) as running:
+    with up(tmp_path, service(f"{SERVER}; true")) as running:
         running.listening()
         (instance,) = running.instances("s")
-        (server,) = (pid for pid in running.named("http.server") if pid != instance["pid"])
+        (server,) = (pid for pid in running.named("file_server") if pid != instance["pid"])
         os.kill(instance["pid"], signal.SIGKILL)
         running.says(r"s-1 is up \(pid \d+, start 2\)")
         assert server not in running.alive()
@@ -110,6 +111,7 @@ def test_nothing_of_a_whole_family_is_left_after_a_stop(tmp_path: Path, sig: sig
         assert "passerelle | killed" in running.text
 
 
+@pytest.mark.long
 def test_a_quit_kills_at_once(tmp_path: Path) -> None:
     with family(tmp_path) as running:
         begun = time.monotonic()
@@ -119,7 +121,7 @@ def test_a_quit_kills_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_nohup_is_respected(tmp_path: Path) -> None:
-    with up(tmp_path, service("exec python -m http.server --bind 127.0.0.1 {port}"), before=["nohup"]) as running:
+    with up(tmp_path, service(f"exec {SERVER}"), before=["nohup"]) as running:
         running.listening()
         for pid in (running.popen.pid, supervisor(running)):
             os.kill(pid, signal.SIGHUP)
@@ -172,7 +174,7 @@ def test_kill_9_of_its_whole_process_group_leaves_nothing(tmp_path: Path) -> Non
 
 
 def test_a_worker_ends_with_its_supervisor_even_without_a_reaper(tmp_path: Path) -> None:
-    with up(tmp_path, service("exec python -m http.server --bind 127.0.0.1 {port}")) as running:
+    with up(tmp_path, service(f"exec {SERVER}")) as running:
         running.listening()
         worker = running.status()["workers"][0]["pid"]
         pids = (running.popen.pid, supervisor(running))
@@ -210,9 +212,7 @@ def test_a_stop_interrupts_the_back_off(tmp_path: Path) -> None:
 def test_a_signal_before_anything_was_started_ends_it(tmp_path: Path) -> None:
     """Signals at several moments of the start leave nothing."""
     for wait in (0.0, 0.1, 0.2, 0.3, 0.4, 0.6):
-        with up(
-            tmp_path, service("exec python -m http.server --bind 127.0.0.1 {port}", "    instances: 2\n")
-        ) as running:
+        with up(tmp_path, service(f"exec {SERVER}", "    instances: 2\n")) as running:
             time.sleep(wait)  # the moment under test, not a wait for a condition
             running.popen.send_signal(signal.SIGTERM)
             running.gone(10)

@@ -75,6 +75,7 @@ def shares(gateway: Up) -> list[int]:
     return [int(share) for share in re.findall(r"^.*split of .* new=(\d+)", gateway.text, re.MULTILINE)]
 
 
+@pytest.mark.long
 def test_gateways_are_killed_at_each_step(tmp_path: Path) -> None:
     with RedisServer() as redis, upstream(b"old") as old, upstream(b"new") as new:
         folders = [tmp_path / name for name in "abc"]

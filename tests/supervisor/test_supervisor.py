@@ -26,17 +26,17 @@ from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervisor import Supervisor
 from passerelle.upstream.members import InstanceSpec
-from tests.supervisor.helpers import alive, run, until, until_now
+from tests.supervisor.helpers import FILE_SERVER, alive, run, until, until_now
 from tests.support.streams import stream_server
 
 HEAD = "listen: 127.0.0.1:0\nadmin: 'off'\naccess_log: 'off'\n"
-FILES = """
+FILES = f"""
 services:
   s:
-    run: [python, -m, http.server, --bind, 127.0.0.1, "{port}"]
+    run: [python, -S, "{FILE_SERVER}", "{{port}}"]
     instances: 2
-    health: {path: /, timeout: 200ms}
-routes: [{path: /, service: s}]
+    health: {{path: /, timeout: 200ms}}
+routes: [{{path: /, service: s}}]
 """
 
 
@@ -183,11 +183,11 @@ def test_an_instance_that_dies_is_out_before_anything_else_happens(supervised: C
 
 
 def test_what_starts_later_than_the_limit_is_reported_and_joins(supervised: Callable[..., Any], tmp_path: Path) -> None:
-    config = """
+    config = f"""
 services:
   s:
-    run: [sh, -c, "while ! test -e ready; do sleep 0.05; done; exec python -m http.server --bind 127.0.0.1 {port}"]
-routes: [{path: /, service: s}]
+    run: [sh, -c, "while ! test -e ready; do sleep 0.05; done; exec python -S '{FILE_SERVER}' {{port}}"]
+routes: [{{path: /, service: s}}]
 """
 
     async def check() -> None:

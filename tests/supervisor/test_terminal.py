@@ -16,17 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.helpers import alive, until_now
+from tests.supervisor.helpers import FILE_SERVER, alive, until_now
 from tests.supervisor.up import CLI
 
 pytestmark = pytest.mark.slow
 
-CONFIG = """
+CONFIG = f"""
 listen: 127.0.0.1:0
 admin: 127.0.0.1:0
 services:
-  files: {run: [sh, -c, "sleep 1.5; exec python -m http.server --bind 127.0.0.1 {port}"], instances: 2}
-routes: [{path: /, service: files}]
+  files: {{run: [sh, -c, "sleep 1.5; exec python -S '{FILE_SERVER}' {{port}}"], instances: 2}}
+routes: [{{path: /, service: files}}]
 """
 
 
@@ -106,6 +106,8 @@ def test_colours_progress_in_place_and_one_ctrl_c(tmp_path: Path) -> None:
         assert b"\rstarting: 0 of 2, waiting for files-1, files-2 (1 s)" in running.data.replace(b"\r\x1b[K", b"\r")
         assert b"\x1b[36mfiles-1   \x1b[0m \x1b[2m|\x1b[0m Serving HTTP" in running.data
         assert b"\x1b[32mup      \x1b[0m" in running.data
+        running.get("/")
+        running.says(b"\x1b[32m200\x1b[0m GET    / ")
         running.press(b"\x03")
         assert running.popen.wait(10) == 0, "one Ctrl-C is one, though the whole foreground group gets it"
         assert alive(running.mark) == {}
@@ -130,18 +132,13 @@ def test_the_access_log_is_readable_on_a_terminal(tmp_path: Path) -> None:
         assert b'"status":200' not in running.data
 
 
-def test_the_access_log_has_colours_on_a_terminal(tmp_path: Path) -> None:
-    with terminal(tmp_path) as running:
-        running.get("/")
-        running.says(b"\x1b[32m200\x1b[0m GET    / ")
-
-
 def test_the_access_log_is_json_on_a_terminal_if_that_is_chosen(tmp_path: Path) -> None:
     with terminal(tmp_path, "--log-format", "json") as running:
         running.get("/")
         running.says(b'"target":"/","status":200')
 
 
+@pytest.mark.long
 def test_two_ctrl_c_kill_at_once(tmp_path: Path) -> None:
     with terminal(tmp_path) as running:
         running.says(b"listening on")

@@ -17,17 +17,17 @@ from pathlib import Path
 import pytest
 
 from passerelle.system import ports
-from tests.supervisor.helpers import until_now
+from tests.supervisor.helpers import FILE_SERVER, until_now
 from tests.supervisor.up import CLI, Up, command, invoke, up
 
-FILES = """
+FILES = f"""
 services:
   files:
-    run: [python, -m, http.server, --bind, 127.0.0.1, "{port}"]
+    run: [python, -S, "{FILE_SERVER}", "{{port}}"]
     instances: 3
-    health: {path: /}
+    health: {{path: /}}
 routes:
-  - {path: "/{rest*}", service: files}
+  - {{path: "/{{rest*}}", service: files}}
 """
 
 
@@ -67,15 +67,7 @@ def test_every_instance_serves_requests(files: Up) -> None:
     assert status["services"]["files"]["source"] == "run"
 
 
-def test_an_orderly_end(tmp_path: Path) -> None:
-    with up(tmp_path, FILES) as running:
-        running.listening()
-        assert running.stop(signal.SIGINT) == 0
-        assert "files-1    | Serving HTTP on 127.0.0.1" in running.text, "output under its name, not held back"
-        assert running.text.endswith("passerelle | stopped\n")
-
-
-def test_an_instance_that_is_killed_leaves_at_once_and_is_replaced(tmp_path: Path) -> None:
+def test_an_instance_that_is_killed_leaves_at_once_and_is_replaced_and_an_orderly_end(tmp_path: Path) -> None:
     (tmp_path / "hello.txt").write_text("hello")
     with up(tmp_path, FILES) as running:
         running.listening()
@@ -90,7 +82,9 @@ def test_an_instance_that_is_killed_leaves_at_once_and_is_replaced(tmp_path: Pat
         assert replaced["restarts"] == 1
         assert replaced["pid"] != victim["pid"]
         assert replaced["address"] != victim["address"], "a new port, because another process may hold the old one"
-        assert running.stop() == 0
+        assert running.stop(signal.SIGINT) == 0
+        assert "files-1    | Serving HTTP on 127.0.0.1" in running.text, "output under its name, not held back"
+        assert running.text.endswith("passerelle | stopped\n")
 
 
 def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_path: Path, files: Up) -> None:
@@ -112,7 +106,7 @@ def test_a_worker_is_replaced_although_a_folder_of_a_service_is_gone(tmp_path: P
     """A start or a reload reports the missing folder; a running gateway continues."""
     folder = tmp_path / "below"
     folder.mkdir()
-    served = FILES.replace("http.server,", "http.server, --directory, '..',").replace("instances: 3", "cwd: below")
+    served = FILES.replace("instances: 3", "cwd: below")
     with up(tmp_path, served) as running:
         running.listening()
         folder.rename(tmp_path / "moved")
@@ -193,34 +187,53 @@ def test_what_a_request_through_one_worker_changes_all_workers_evict(tmp_path: P
         assert running.stop() == 0
 
 
-def test_a_service_that_never_starts_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
-    config = """
+FAILING = f"""
 services:
-  good: {run: [python, -m, http.server, --bind, 127.0.0.1, "{port}"]}
-  bad: {run: [sh, -c, "echo reading {port}; echo no database >&2; exit 3"]}
-  missing: {run: [no-such-command, "{port}"]}
+  good: {{run: [python, -S, "{FILE_SERVER}", "{{port}}"]}}
+  bad: {{run: [sh, -c, "echo reading {{port}}; echo no database >&2; exit 3"]}}
+  missing: {{run: [no-such-command, "{{port}}"]}}
+  shown:
+    run: [sh, -c, "echo $PORT={{port}} $HOST $PASSERELLE_SERVICE $PASSERELLE_INSTANCE $WHERE $(pwd); exit 1"]
+    env: {{WHERE: "here"}}
+    cwd: below
 routes:
-  - {path: /good/, service: good, rewrite: /}
-  - {path: /bad, service: bad}
-  - {path: /missing, service: missing}
+  - {{path: /good/, service: good, rewrite: /}}
+  - {{path: /bad, service: bad}}
+  - {{path: /missing, service: missing}}
+  - {{path: /shown, service: shown}}
 """
-    with up(tmp_path, config) as running:
+
+
+@pytest.fixture(scope="module")
+def failing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("failing")
+
+
+@pytest.fixture(scope="module")
+def failing(failing_folder: Path) -> Iterator[Up]:
+    """Services that do not start, and one that does."""
+    (failing_folder / "below").mkdir()
+    with up(failing_folder, FAILING) as running:
         running.listening()
-        text = running.text
-        assert "passerelle | bad-1 exited with code 3 after 0.0" in text
-        last = text[text.index("the last lines of bad-1:") :].splitlines()
-        assert last[1].startswith("passerelle |     reading ")
-        assert last[2] == "passerelle |     no database"
-        assert text.count("the last lines of bad-1") == 1
-        assert "passerelle | missing-1 cannot start: no such command: no-such-command after" in text
-        assert "bad: no instance is up; requests to it get 503 until one is" in text
-        assert running.get("/good/")[0] == 200
-        assert running.get("/bad")[0] == 503
-        assert running.get("/missing")[0] == 503
-        assert running.get("/readyz", running.admin)[0] == 200
-        until_now(lambda: running.instances("bad")[0]["restarts"] >= 2)
-        assert running.instances("bad")[0]["last_end"] == "exited with code 3"
+        yield running
         assert running.stop() == 0
+
+
+def test_a_service_that_never_starts_is_reported_and_the_rest_goes_on(failing: Up) -> None:
+    text = failing.text
+    assert "passerelle | bad-1 exited with code 3 after 0.0" in text
+    last = text[text.index("the last lines of bad-1:") :].splitlines()
+    assert last[1].startswith("passerelle |     reading ")
+    assert last[2] == "passerelle |     no database"
+    assert text.count("the last lines of bad-1") == 1
+    assert "passerelle | missing-1 cannot start: no such command: no-such-command after" in text
+    assert "bad: no instance is up; requests to it get 503 until one is" in text
+    assert failing.get("/good/")[0] == 200
+    assert failing.get("/bad")[0] == 503
+    assert failing.get("/missing")[0] == 503
+    assert failing.get("/readyz", failing.admin)[0] == 200
+    until_now(lambda: failing.instances("bad")[0]["restarts"] >= 2)
+    assert failing.instances("bad")[0]["last_end"] == "exited with code 3"
 
 
 @pytest.mark.long
@@ -240,22 +253,10 @@ routes:
         assert running.stop() == 0
 
 
-def test_what_a_started_command_is_given(tmp_path: Path) -> None:
-    (tmp_path / "below").mkdir()
-    config = """
-services:
-  shown:
-    run: [sh, -c, "echo $PORT={port} $HOST $PASSERELLE_SERVICE $PASSERELLE_INSTANCE $WHERE $(pwd); exit 1"]
-    env: {WHERE: "here"}
-    cwd: below
-routes:
-  - {path: /, service: shown}
-"""
-    with up(tmp_path, config) as running:
-        match = running.says(r"shown-1    \| (\d+)=(\d+) (.*)")
-        assert match[1] == match[2]
-        assert match[3] == f"127.0.0.1 shown shown-1 here {(tmp_path / 'below').resolve()}"
-        assert running.stop() == 0
+def test_what_a_started_command_is_given(failing: Up, failing_folder: Path) -> None:
+    match = failing.says(r"shown-1    \| (\d+)=(\d+) (.*)")
+    assert match[1] == match[2]
+    assert match[3] == f"127.0.0.1 shown shown-1 here {(failing_folder / 'below').resolve()}"
 
 
 @pytest.mark.slow
@@ -284,9 +285,10 @@ def test_the_same_port_twice_by_two_of_us_is_refused_too(tmp_path: Path, files: 
 
 
 def test_an_invalid_file_is_reported_with_its_place_and_starts_nothing(tmp_path: Path) -> None:
-    with up(tmp_path, FILES.replace("instances: 3", "instances: none")) as running:
-        assert running.ended() == 1
-        assert running.text.startswith("gateway.yaml:7:16: services.files.instances: found 'none'")
+    (tmp_path / "gateway.yaml").write_text(FILES.replace("instances: 3", "instances: none"))
+    code, text = invoke(tmp_path, "up")
+    assert code == 1
+    assert text.startswith("gateway.yaml:5:16: services.files.instances: found 'none'")
 
 
 @pytest.mark.long
@@ -373,9 +375,9 @@ def test_gateway_runs_alone_with_its_own_admin_port(tmp_path: Path, files: Up) -
         assert alone.get("/healthz", admin)[0] == alone.get("/readyz", admin)[0] == 200
         assert b"passerelle_requests_total" in alone.get("/metrics", admin)[1]
         assert alone.instances("files")[0]["state"] == "up"
-        with command(tmp_path, "status", "--admin", f"127.0.0.1:{admin}") as status:
-            assert status.ended() == 0
-            assert "files-1" in status.text
+        code, text = invoke(tmp_path, "status", "--admin", f"127.0.0.1:{admin}")
+        assert code == 0
+        assert "files-1" in text
         assert alone.stop(signal.SIGINT) == 0
 
 

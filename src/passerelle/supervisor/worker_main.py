@@ -1,6 +1,6 @@
 """The process of one gateway worker.
 
-The supervisor starts it as ``python -m passerelle.supervisor.worker_main CONFIG --control-fd N --config-fd N
+The supervisor starts it as ``python -m passerelle.supervisor.worker_start CONFIG --control-fd N --config-fd N
 [--listen-fd N ...] --sockets-fd N``. ``passerelle gateway CONFIG`` runs the same gateway without a supervisor.
 """
 
@@ -245,7 +245,7 @@ async def serve(config: Config, control_fd: int, sockets: ReceivedSockets, stder
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="passerelle.supervisor.worker_main")
+    parser = argparse.ArgumentParser(prog="passerelle.supervisor.worker_start")
     parser.add_argument("config", metavar="CONFIG", help="name of the configuration, for lists of processes")
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fd", action="append", default=[], metavar="KEY:N", help="bound socket, with its key")
@@ -261,7 +261,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = (word.split(":") for word in options.listen_fd)
     given = {int(key): int(descriptor) for key, descriptor in pairs}
     return run(serve(config, options.control_fd, ReceivedSockets(given, options.sockets_fd), options.log_fd))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

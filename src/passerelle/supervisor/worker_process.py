@@ -55,7 +55,7 @@ class WorkerProcess(SupervisedProcess):
         backoff: Backoff,
         events: ProcessEvents,
         clock: Callable[[], float],
-        program: str = "passerelle.supervisor.worker_main",
+        program: str = "passerelle.supervisor.worker_start",
     ) -> None:
         super().__init__(name, backoff, events, clock)
         self.sockets = sockets

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,6 +23,7 @@ from tests.support.bad_redis import BadRedis, never
 pytestmark = needs("redis-server")
 
 KEY = b"gw /user/42"
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -284,19 +286,30 @@ def test_names_under_a_busy_tag_do_not_pile_up(server: RedisServer) -> None:
 # without Redis
 
 
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of ``work``, which must not wait."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise AssertionError("it waits")
+
+
 def test_without_redis_everything_is_a_miss_at_once() -> None:
     async def work() -> None:
         worker = Worker("redis://127.0.0.1:1/0", "none", "w")
         await worker.second.start()
-        begun = time.monotonic()
+        begun = time.process_time()
         for _ in range(1000):
-            assert await worker.second.get(KEY) is None
-            assert await worker.second.find(KEY, request()) == (None, None)
-            assert not await worker.second.put(entry(), NOW, 0.0)
-            await worker.second.delete(KEY)
-            assert await worker.second.claim(KEY, 1.0)
-            await worker.second.release(KEY)
-        assert time.monotonic() - begun < 2.0
+            assert at_once(worker.second.get(KEY)) is None
+            assert at_once(worker.second.find(KEY, request())) == (None, None)
+            assert not at_once(worker.second.put(entry(), NOW, 0.0))
+            at_once(worker.second.delete(KEY))
+            assert at_once(worker.second.claim(KEY, 1.0))
+            at_once(worker.second.release(KEY))
+        assert time.process_time() - begun < 2.0
         assert not worker.second.up
         await worker.second.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import json
@@ -33,10 +34,15 @@ from passerelle.security.jwt.jose import (
 )
 from tests.security.jwt.vectors import verify
 
-RSA = RSAKey.generate_key(2048)
 EC = ECKey.generate_key("P-256")
 ED = OKPKey.generate_key("Ed25519")
 SECRET = b"0123456789abcdef" * 4
+
+
+@functools.cache
+def rsa_key(owner: str = "own") -> RSAKey:
+    """Return the RSA key of ``owner``. A new one takes long."""
+    return RSAKey.generate_key(2048)
 
 
 def b64(data: bytes) -> str:
@@ -102,11 +108,11 @@ def test_every_algorithm_verifies_with_its_key_and_with_no_other(algorithm: str)
         signer = ECKey.generate_key(curves[algorithm])
         key = key_of_jwk(signer.as_dict(private=False))
     else:
-        signer = ED if algorithm == "EdDSA" else RSA
+        signer = ED if algorithm == "EdDSA" else rsa_key()
         key = key_of_pem(signer.as_pem(private=False))
     token = parse(sign(signer, {"alg": algorithm}))
     assert key.verifies(token)
-    others = [key_of_jwk(k.as_dict(private=False)) for k in (RSAKey.generate_key(2048), ECKey.generate_key("P-256"))]
+    others = [key_of_jwk(k.as_dict(private=False)) for k in (rsa_key("other"), ECKey.generate_key("P-256"))]
     others += [
         key_of_secret(b"x" * 64, frozenset(ALGORITHMS)),
         key_of_jwk(OKPKey.generate_key("Ed25519").as_dict(private=False)),
@@ -116,18 +122,18 @@ def test_every_algorithm_verifies_with_its_key_and_with_no_other(algorithm: str)
 
 def test_a_public_key_is_never_taken_for_a_secret() -> None:
     """Classic attack: signed with HS256 under the text of the public key (RFC 8725 §2.1)."""
-    pem = RSA.as_pem(private=False)
+    pem = rsa_key().as_pem(private=False)
     forged = parse(sign(OctKey.import_key(b"x" * 32), {"alg": "HS256"}))
     assert not key_of_pem(pem).verifies(forged)
     confused = parse(sign_by_hand(pem))
     assert not key_of_pem(pem).verifies(confused)
-    assert not key_of_jwk(RSA.as_dict(private=False)).verifies(confused)
+    assert not key_of_jwk(rsa_key().as_dict(private=False)).verifies(confused)
 
 
 @pytest.mark.parametrize("name", ["none", "None", "NONE", "nOnE", "HS256 ", "rs256", "", "RS1"])
 def test_an_unknown_algorithm_verifies_nothing(name: str) -> None:
     token = parse(f"{b64(json.dumps({'alg': name}).encode())}.{b64(b'{}')}.{b64(b'x')}")
-    assert not key_of_jwk(RSA.as_dict(private=False)).verifies(token)
+    assert not key_of_jwk(rsa_key().as_dict(private=False)).verifies(token)
     assert not key_of_secret(SECRET, frozenset(ALGORITHMS)).verifies(token)
 
 
@@ -178,14 +184,14 @@ def test_no_text_breaks_the_reader(text: str) -> None:
 
 def test_a_token_brings_no_key_of_its_own() -> None:
     """``jwk``, ``jku``, ``x5u`` and ``x5c`` in a header come from an attacker (RFC 8725 §3.10)."""
-    own = {"alg": "RS256", "jwk": RSA.as_dict(private=False)}
+    own = {"alg": "RS256", "jwk": rsa_key().as_dict(private=False)}
     head, body = b64(json.dumps(own).encode()), b64(b"{}")
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.hashes import SHA256
 
-    signature = b64(RSA.private_key.sign(f"{head}.{body}".encode(), PKCS1v15(), SHA256()))
+    signature = b64(rsa_key().private_key.sign(f"{head}.{body}".encode(), PKCS1v15(), SHA256()))
     token = parse(f"{head}.{body}.{signature}")
-    assert not key_of_jwk(RSAKey.generate_key(2048).as_dict(private=False)).verifies(token)
+    assert not key_of_jwk(rsa_key("other").as_dict(private=False)).verifies(token)
 
 
 @pytest.mark.parametrize(
@@ -220,10 +226,10 @@ def test_small_keys_and_short_secrets_are_refused() -> None:
 
 
 def test_the_algorithm_of_a_key_holds() -> None:
-    key = key_of_jwk({**RSA.as_dict(private=False), "alg": "PS256"})
+    key = key_of_jwk({**rsa_key().as_dict(private=False), "alg": "PS256"})
     assert key.algorithms == {"PS256"}
-    assert not key.verifies(parse(sign(RSA, {"alg": "RS256"})))
-    assert key.verifies(parse(sign(RSA, {"alg": "PS256"})))
+    assert not key.verifies(parse(sign(rsa_key(), {"alg": "RS256"})))
+    assert key.verifies(parse(sign(rsa_key(), {"alg": "PS256"})))
 
 
 def test_a_set_is_read_as_far_as_it_can_be() -> None:

@@ -11,7 +11,7 @@ from passerelle.security.credentials.authentication import CredentialRejected
 from passerelle.security.identity import Identity
 from passerelle.security.jwt.key_set import FetchCallback, KeySet
 from passerelle.security.jwt.verifier import JwtMethod, JwtRules
-from tests.security.jwt.test_jose import RSA, ECKey, sign
+from tests.security.jwt.test_jose import ECKey, rsa_key, sign
 from tests.security.ratelimit.test_gcra import asked
 
 K1, K2 = ECKey.generate_key("P-256"), ECKey.generate_key("P-256")
@@ -165,7 +165,7 @@ def test_a_key_that_is_added_takes_nothing_back() -> None:
 def test_a_set_with_other_kinds_of_keys() -> None:
     issuer = Issuer(k1=K1)
     issuer.set.start()
-    rsa = {**RSA.as_dict(private=False), "kid": "r"}
+    rsa = {**rsa_key().as_dict(private=False), "kid": "r"}
     issuer.answer(json.dumps({"keys": [rsa, {**K1.as_dict(private=False), "kid": "k1"}]}).encode())
     assert isinstance(issuer.ask(K1, "k1"), Identity)
     with pytest.raises(CredentialRejected, match="unknown key"):

@@ -172,11 +172,9 @@ def test_failures_of_all_workers_are_kept_without_repetition(serve: Serve) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("log", ["stdout", pytest.param("off", marks=pytest.mark.long)])
 def test_a_failed_request_arrives_with_its_line(tmp_path: Path, log: str) -> None:
-    (tmp_path / "serve.py").write_text(
-        SERVE.replace("send_response(200)", "send_response(200 if self.path == '/' else 500)")
-    )
+    (tmp_path / "serve.py").write_text(SERVE.replace("status = 200", "status = 200 if path == '/' else 500"))
     text = (
-        f"access_log: {log}\nservices: {{s: {{run: [python, serve.py, '{{port}}'], health: {{path: /}}}}}}\n"
+        f"access_log: {log}\nservices: {{s: {{run: [python, -S, serve.py, '{{port}}'], health: {{path: /}}}}}}\n"
         "routes: [{path: '/{rest*}', service: s}]\n"
     )
     with up(tmp_path, text) as running:

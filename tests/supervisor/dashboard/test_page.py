@@ -58,7 +58,7 @@ def load(running: Up) -> Iterator[None]:
         thread.join(15)
 
 
-RUN = "  s: {run: [python, serve.py, '{port}'], instances: 3, health: {path: /}}\n"
+RUN = "  s: {run: [python, -S, serve.py, '{port}'], instances: 3, health: {path: /}}\n"
 
 
 def test_the_tile_of_an_instance_that_is_killed_turns_within_two_seconds(open_page: Opened, tmp_path: Path) -> None:
@@ -202,6 +202,7 @@ routes:
 """
 
 
+@pytest.mark.long
 def test_a_rollout_is_shown_and_started_paused_resumed_skipped_and_aborted(
     open_page: Opened, serve: Serve, tmp_path: Path
 ) -> None:
@@ -268,6 +269,7 @@ def test_a_shadow_is_shown_with_what_differs(open_page: Opened, serve: Serve) ->
     expect(row.locator(".is-bad")).to_have_count(2)
 
 
+@pytest.mark.long
 def test_without_a_shadow_there_is_no_table_of_shadows(open_page: Opened, serve: Serve) -> None:
     page = open_page(serve().url)
     live(page)
@@ -297,6 +299,7 @@ def test_with_a_token_the_page_has_buttons_only_after_the_login(open_page: Opene
     assert [name for name, _ in served.system.changes] == ["instances/change"]
 
 
+@pytest.mark.long
 def test_beyond_loopback_the_page_shows_a_login_and_nothing_else(open_page: Opened, serve: Serve) -> None:
     settings = AdminPort(listen=Address(host="0.0.0.0", port=9900), token=TOKEN)
     served = serve(settings=settings, host="0.0.0.0")
@@ -349,6 +352,7 @@ def test_pages_of_other_origins_neither_read_nor_change_anything(open_page: Open
     assert served.system.changes == []
 
 
+@pytest.mark.long
 def test_a_name_that_resolves_to_the_admin_port_reads_and_changes_nothing(open_page: Opened, serve: Serve) -> None:
     served = serve()
     served.seconds(2)
@@ -379,7 +383,7 @@ def test_the_verdict_is_at_the_top(open_page: Opened, serve: Serve) -> None:
     expect(page.locator("#verdict")).to_contain_text(verdict["next_step"])
 
 
-@pytest.mark.parametrize("width", [1360, 360])
+@pytest.mark.parametrize("width", [pytest.param(1360, marks=pytest.mark.long), 360])
 def test_the_page_does_not_scroll_sideways(open_page: Opened, serve: Serve, width: int) -> None:
     served = serve()
     served.seconds(3)
