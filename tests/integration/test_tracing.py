@@ -192,7 +192,7 @@ def test_a_state_of_10_kilobytes_is_dropped(rig, collector):
 
 
 def test_an_unsampled_request_continues_the_trace_and_is_not_recorded(rig, collector):
-    upstream, _, client = site(rig, collector, **tracing(collector, "0%"))
+    upstream, gateway, client = site(rig, collector, **tracing(collector, "0%"))
     client.request()
     client.request("GET", "/", ("traceparent", SAMPLED), ("tracestate", "a=1"))
     first, second = upstream.wait_requests(2)
