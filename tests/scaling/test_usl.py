@@ -155,7 +155,8 @@ def test_a_peak_that_the_points_do_not_show_is_bounded_by_the_cpus(noise: float)
 
 def test_the_cpus_are_no_prediction_where_most_of_them_are_idle() -> None:
     measured, uses = cpu_bound(0.0, 0, (1, 2, 4, 6, 8, 12))
-    assert (limit := cpu_limit(uses, 2)) is not None
+    limit = cpu_limit(uses, 2)
+    assert limit is not None
     with pytest.raises(
         Undetermined, match=r"no limit below that of the CPUs, 11\d\d requests/s, and reach 545\.1 requests/s"
     ):
