@@ -23,13 +23,16 @@ import passerelle
 from passerelle.config import load_text
 from passerelle.gateway.gateway import Gateway
 
-# Each kind of request: the path, and whether a route of the configuration is cached.
-KINDS: Mapping[str, tuple[bytes, bool]] = {
-    "forward": (b"/plain", False),
-    "forward beside a cached route": (b"/plain", True),
-    "hit": (b"/cached", True),
-    "composition of two cached parts": (b"/both/1/2", True),
-    "composition of two parts": (b"/both/1/2", False),
+# Nothing is sampled, so nothing is sent there.
+_TRACING: Mapping[str, Any] = {"tracing": {"endpoint": "http://127.0.0.1:9/v1/traces", "sample": "0%"}}
+# Each kind of request: the path, whether a route of the configuration is cached, and further keys of the file.
+KINDS: Mapping[str, tuple[bytes, bool, Mapping[str, Any]]] = {
+    "forward": (b"/plain", False, {}),
+    "forward, traced but not sampled": (b"/plain", False, _TRACING),
+    "forward beside a cached route": (b"/plain", True, {}),
+    "hit": (b"/cached", True, {}),
+    "composition of two cached parts": (b"/both/1/2", True, {}),
+    "composition of two parts": (b"/both/1/2", False, {}),
 }
 WARM_UP = 5
 REQUESTS = 21
@@ -73,7 +76,7 @@ class Counting:
             self.calls[f"{place}:{code.co_firstlineno} {code.co_qualname}"] += 1
 
 
-def _configuration(upstream_ports: Sequence[int], log: Path, cached: bool) -> str:
+def _configuration(upstream_ports: Sequence[int], log: Path, cached: bool, more: Mapping[str, Any]) -> str:
     cache = {"cache": {"ttl": "1h"}} if cached else {}
     parts = {
         "user": {"service": "api", "path": "/user/{user_id}", **cache},
@@ -85,7 +88,8 @@ def _configuration(upstream_ports: Sequence[int], log: Path, cached: bool) -> st
         {"path": "/both/{user_id}/{product_id}", "compose": parts},
     ]
     services = {"api": {"targets": [f"http://127.0.0.1:{port}" for port in upstream_ports]}}
-    return json.dumps({"listen": "127.0.0.1:0", "access_log": str(log), "services": services, "routes": routes})
+    own = {"listen": "127.0.0.1:0", "access_log": str(log), "services": services, "routes": routes}
+    return json.dumps(own | dict(more))
 
 
 async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: bytes) -> None:
@@ -97,11 +101,11 @@ async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, p
     await reader.readexactly(int(length.partition(b":")[2]))
 
 
-async def _count(path: bytes, cached: bool, folder: Path) -> Counter[str]:
+async def _count(path: bytes, cached: bool, more: Mapping[str, Any], folder: Path) -> Counter[str]:
     loop = asyncio.get_running_loop()
     upstreams = [await loop.create_server(_Upstream, "127.0.0.1", 0) for _ in range(2)]
     ports = [upstream.sockets[0].getsockname()[1] for upstream in upstreams]
-    text = _configuration(ports, folder / "access.log", cached)
+    text = _configuration(ports, folder / "access.log", cached, more)
     gateway = Gateway(load_text(text))
     host, port = await gateway.start()
     reader, writer = await asyncio.open_connection(host, port)
@@ -124,9 +128,9 @@ async def _count(path: bytes, cached: bool, folder: Path) -> Counter[str]:
 
 def count(kind: str) -> Counter[str]:
     """Count the calls that one request of ``kind`` (a key of :data:`KINDS`) makes: how often each function runs."""
-    path, cached = KINDS[kind]
+    path, cached, more = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_count(path, cached, Path(folder)))
+        return runner.run(_count(path, cached, more, Path(folder)))
 
 
 def main(argv: Sequence[str]) -> None:

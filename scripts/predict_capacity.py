@@ -6,7 +6,12 @@ half of the concurrency of the measured peak. ``make up`` prepares the databases
 
 Each number of clients is measured in several short slices, which go up and down through the numbers, so that a machine
 that becomes slower or faster does so for all. A slice in which other processes, or other virtual machines, took the CPU
-is discarded and measured again; the median of the others counts. Takes about two minutes a system on an idle machine:
+is discarded and measured again; the median of the others counts. The CPU time of the system itself bounds the
+prediction (see ``cpu_limit`` in passerelle/scaling/usl.py).
+
+The times of the two services are drawn at random, as those of real services vary. With constant ones, nothing waits
+until the limit is reached, and the throughput is a broken line: no measurement below the limit shows where it ends.
+Takes about three minutes a system on an idle machine:
 ``.venv/bin/python scripts/predict_capacity.py [--write] [shop] [cpu] [lock]``.
 """
 
@@ -27,33 +32,34 @@ from typing import NamedTuple
 
 from passerelle.cli.capacity_plot import svg_plot
 from passerelle.cli.closed_loop import ClosedLoop
-from passerelle.scaling.usl import Capacity, Point, Undetermined, capacity
+from passerelle.scaling.usl import Capacity, CpuUse, Point, Undetermined, capacity, cpu_limit
+from passerelle.system import process_stats
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
 LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48)
 SECONDS = 1.0  # of a slice
 WARM_UP = 0.3
-SLICES = 6  # undisturbed ones for each number of clients
+SLICES = 9  # undisturbed ones for each number of clients
 MOST_ROUNDS = 4 * SLICES
 FOREIGN = 0.08  # CPUs that others may use during a slice
 
 _CPU = """
-import hashlib, time
+import hashlib, random, time
 def app(environ, start_response):
-    time.sleep(0.02)
-    for _ in range(60):
+    time.sleep(random.expovariate(1 / 0.02))
+    for _ in range(round(random.expovariate(1 / 60))):
         hashlib.sha256(bytes(20000)).digest()
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
 """
 _LOCK = """
-import fcntl, time
+import fcntl, random, time
 def app(environ, start_response):
-    time.sleep(0.02)
+    time.sleep(random.expovariate(1 / 0.02))
     with open("lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        time.sleep(0.004)
+        time.sleep(random.expovariate(1 / 0.004))
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
 """
@@ -84,11 +90,12 @@ def free_port() -> int:
 
 
 class Slice(NamedTuple):
-    """What one slice has measured, and how many CPUs others have used meanwhile."""
+    """What one slice has measured, how many CPUs others have used meanwhile, and how many the system itself."""
 
     concurrency: float
     throughput: float
     foreign: float
+    own: float
 
 
 def order(number: int) -> tuple[int, ...]:
@@ -96,12 +103,12 @@ def order(number: int) -> tuple[int, ...]:
     return LEVELS if number % 2 == 0 else LEVELS[::-1]
 
 
-def points_of(slices: Mapping[int, Sequence[Slice]]) -> list[Point]:
+def medians_of(slices: Mapping[int, Sequence[Slice]]) -> tuple[list[Point], list[CpuUse]]:
     """Return the medians of the undisturbed slices of each number of clients.
 
     :raises SystemExit: if there are too few of them.
     """
-    found = []
+    points, uses = [], []
     for level, measured in sorted(slices.items()):
         quiet = [each for each in measured if each.foreign <= FOREIGN]
         if len(quiet) < SLICES:
@@ -110,8 +117,10 @@ def points_of(slices: Mapping[int, Sequence[Slice]]) -> list[Point]:
                 f"{len(quiet)} of {len(measured)} slices with {level} clients were undisturbed, {SLICES} are needed:"
                 f" other processes used {others:.2f} CPUs; run this on a machine that does nothing else"
             )
-        found.append(Point(median(each.concurrency for each in quiet), median(each.throughput for each in quiet)))
-    return found
+        throughput = median(each.throughput for each in quiet)
+        points.append(Point(median(each.concurrency for each in quiet), throughput))
+        uses.append(CpuUse(throughput, median(each.own for each in quiet)))
+    return points, uses
 
 
 class ForeignUse:
@@ -145,8 +154,8 @@ def _is_own(pid: int, parents: Mapping[int, int]) -> bool:
     return False
 
 
-def measure(folder: Path, text: str, target: str) -> list[Point]:
-    """Run the configuration ``text``, written to ``folder``, and return the points of ``target``."""
+def measure(folder: Path, text: str, target: str) -> tuple[list[Point], list[CpuUse]]:
+    """Run the configuration ``text``, written to ``folder``, and return the points of ``target`` and their CPU use."""
     port = free_port()
     path = folder / "gateway.yaml"
     path.write_text(text.format(port=port, cwd=ROOT / "examples" / "shop"))
@@ -154,7 +163,7 @@ def measure(folder: Path, text: str, target: str) -> list[Point]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
-    async def run() -> list[Point]:
+    async def run() -> tuple[list[Point], list[CpuUse]]:
         load = ClosedLoop("127.0.0.1", port, request)
         for _ in range(600):
             if (await load.measure(1, 0.0, 0.1)).served:
@@ -166,14 +175,15 @@ def measure(folder: Path, text: str, target: str) -> list[Point]:
                 if sum(each.foreign <= FOREIGN for each in slices[level]) < SLICES:
                     slices[level].append(await slice_of(load, level))
         load.close()
-        return points_of(slices)
+        return medians_of(slices)
 
     async def slice_of(load: ClosedLoop, level: int) -> Slice:
         others = ForeignUse()
         step = await load.measure(level, WARM_UP, SECONDS)
         if step.errors:
             raise SystemExit(f"{target} failed at {level} clients: {step}")
-        return Slice(step.concurrency, step.throughput, others.cpus())
+        foreign = others.cpus()
+        return Slice(step.concurrency, step.throughput, foreign, max(0.0, (step.cpus or 0.0) - foreign))
 
     try:
         return asyncio.run(run())
@@ -182,12 +192,12 @@ def measure(folder: Path, text: str, target: str) -> list[Point]:
         process.wait(30)
 
 
-def predict(points: list[Point]) -> tuple[Point, int, Capacity | str]:
+def predict(points: list[Point], uses: list[CpuUse]) -> tuple[Point, int, Capacity | str]:
     """Return the measured peak, how many points have at most half of its concurrency, and what these predict."""
     peak = max(points, key=lambda point: point.throughput)
     used = [point for point in points if point.concurrency <= peak.concurrency / 2 * 1.02]
     try:
-        return peak, len(used), capacity(used)
+        return peak, len(used), capacity(used, limit=cpu_limit(uses[: len(used)], process_stats.cpus()))
     except Undetermined as problem:
         return peak, len(used), str(problem)
 
@@ -202,8 +212,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             if application is not None:
                 (Path(folder) / "application.py").write_text(application)
-            points = measure(Path(folder), text, target)
-        peak, used, found = predict(points)
+            points, uses = measure(Path(folder), text, target)
+        peak, used, found = predict(points, uses)
         print(f"{name}: {', '.join(f'{p.concurrency:.1f}:{p.throughput:.0f}' for p in points)}")
         print(f"  measured peak {peak.throughput:.0f}/s at {peak.concurrency:.0f}; {used} points used", end="; ")
         if isinstance(found, str):

@@ -10,6 +10,7 @@ from benchmarks import calls
 
 BUDGETS = {
     "forward": 37,
+    "forward, traced but not sampled": 39,
     "forward beside a cached route": 37,
     "hit": 17,
     "composition of two cached parts": 85,

@@ -19,6 +19,7 @@ from passerelle.cli import closed_loop
 from passerelle.cli.capacity import LEVELS, capacity
 from passerelle.cli.closed_loop import ClosedLoop, Measurement
 from passerelle.scaling.usl import Law
+from passerelle.system.process_stats import cpus
 from tests.supervisor.dashboard.system import Served, System
 from tests.support.upstream import Upstream, answering, ok
 
@@ -136,6 +137,19 @@ def test_the_report_as_json(run: Run, scripted: type[Scripted]) -> None:
     assert found["peak"]["value"] == pytest.approx(LAW.peak, rel=0.001)
     assert found["needed"] == {"service": "s", "measured": 2, "value": NEEDED, "low": NEEDED, "high": NEEDED}
     assert found["steps"][0] == {"clients": 1, "in_flight": 1, "requests_per_second": 100, "errors": 0}
+
+
+def test_a_peak_that_the_cpus_do_not_allow_is_not_predicted(run: Run, scripted: type[Scripted]) -> None:
+    allowed = 0.97 * LAW.peak
+
+    def with_cpus(clients: int) -> Measurement:
+        return measured(clients, cpus=cpus() * LAW.throughput(clients) / allowed)
+
+    scripted.result = staticmethod(with_cpus)
+    result = run("/page", "--most", "16")
+    assert result.exit_code == 0, result.output
+    assert f"peak: {allowed:.0f} requests/s" in result.output
+    assert "then all CPUs of this machine are busy" in result.output
 
 
 def test_steps_that_do_not_determine_the_law_predict_nothing(run: Run, scripted: type[Scripted]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import random
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from passerelle.gateway.traced_exchange import requests_between_samples
 from passerelle.observability.tracing import exporter as exporter_module
 from passerelle.upstream.traced_request import TracedPolicy
 from tests.support.client import Client
@@ -71,6 +74,34 @@ def kept_policies() -> list[TracedPolicy]:
     """Return the policies of sampled requests that anything still refers to."""
     gc.collect()
     return [each for each in gc.get_objects() if isinstance(each, TracedPolicy)]
+
+
+# ---- the sample
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.0, 0), (0.0, sys.maxsize)])
+def test_all_or_none_are_sampled(ratio: float, expected: int) -> None:
+    assert {requests_between_samples(ratio) for _ in range(100)} == {expected}
+
+
+@pytest.mark.parametrize("ratio", [0.001, 0.01, 0.25, 0.9])
+def test_each_request_is_sampled_with_the_probability_of_the_ratio(ratio: float) -> None:
+    random.seed(7)
+    gaps = [requests_between_samples(ratio) for _ in range(20_000)]
+    assert len(gaps) / (sum(gaps) + len(gaps)) == pytest.approx(ratio, rel=0.05)
+    for gap in range(3):
+        assert gaps.count(gap) / len(gaps) == pytest.approx((1 - ratio) ** gap * ratio, abs=0.01)
+
+
+def test_requests_that_are_not_sampled_have_traces_of_their_own(rig, collector):
+    upstream, _, client = site(rig, collector, **tracing(collector, "0%"))
+    for number in range(600):
+        client.request("GET", f"/{number}")
+    found = [context(request) for request in upstream.wait_requests(600)]
+    assert len({trace_id for trace_id, _, _ in found}) == 600
+    for trace_id, parent_id, flags in found:
+        assert (len(trace_id), len(parent_id), flags) == (32, 16, "00")
+        assert int(trace_id, 16) and int(parent_id, 16)
 
 
 # ---- contexts

@@ -356,16 +356,16 @@ class TestCheckWording:
 
 
 def capacity_slices(prediction: ModuleType, rate: float, foreign: float, count: int) -> list[object]:
-    return [prediction.Slice(4.0, rate, foreign) for _ in range(count)]
+    return [prediction.Slice(4.0, rate, foreign, rate / 100) for _ in range(count)]
 
 
 def test_disturbed_slices_of_a_capacity_are_not_part_of_the_median() -> None:
     prediction = script("predict_capacity")
     quiet = capacity_slices(prediction, 100.0, 0.01, prediction.SLICES)
     disturbed = capacity_slices(prediction, 20.0, 0.9, 3 * prediction.SLICES)
-    assert prediction.points_of({4: [*disturbed, *quiet]}) == [(4.0, 100.0)]
+    assert prediction.medians_of({4: [*disturbed, *quiet]}) == ([(4.0, 100.0)], [(100.0, 1.0)])
     with pytest.raises(SystemExit, match=r"other processes used 0\.90 CPUs"):
-        prediction.points_of({4: [*disturbed, *quiet[1:]]})
+        prediction.medians_of({4: [*disturbed, *quiet[1:]]})
 
 
 def test_the_numbers_of_clients_are_measured_in_alternating_order() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.scaling.usl import Capacity, Interval, Law, Point, Undetermined, capacity, fit
+from passerelle.scaling.usl import Capacity, CpuUse, Interval, Law, Point, Undetermined, capacity, cpu_limit, fit
 
 LEVELS = (1, 2, 4, 8, 16, 32)
 
@@ -109,3 +109,83 @@ def test_the_same_points_give_the_same_interval() -> None:
 def test_instances_for_a_rate_are_whole_numbers_with_their_interval() -> None:
     found = Capacity(Law(100, 0.1, 0.01), Interval(300, 280, 330), Interval(200, 180, 240))
     assert found.instances_for(1000, 2) == Interval(10, 9, 12)
+
+
+# ---- the limit by the CPUs
+
+
+def closed_system(think: float, work: float, servers: int, levels: tuple[int, ...]) -> list[Point]:
+    """Return the exact throughput of clients that wait ``think`` seconds and then need one of ``servers`` for ``work``
+    seconds, both exponential (mean value analysis with the probabilities of the queue's length).
+    """
+    found, lengths = [], [1.0]
+    for n in range(1, max(levels) + 1):
+        response = sum(j * work / min(j, servers) * lengths[j - 1] for j in range(1, n + 1))
+        rate = n / (think + response)
+        tail = [work / min(j, servers) * rate * lengths[j - 1] for j in range(1, n + 1)]
+        lengths = [max(0.0, 1 - sum(tail)), *tail]
+        if n in levels:
+            found.append(Point(n, rate))
+    return found
+
+
+BUSY_LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
+
+
+def cpu_bound(noise: float, seed: int, levels: tuple[int, ...] = BUSY_LEVELS) -> tuple[list[Point], list[CpuUse]]:
+    """Two CPUs, 1.7 ms of them for each request, which waits 20 ms elsewhere; CPUs are measured in ticks of 10 ms."""
+    rng = random.Random(seed)
+    exact = closed_system(0.02, 0.0017, 2, levels)
+    measured = [Point(n, rate * (1 + rng.uniform(-noise, noise))) for n, rate in exact]
+    return measured, [CpuUse(p.throughput, round(0.02 + 0.0017 * p.throughput, 2)) for p in measured]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+def test_a_peak_that_the_points_do_not_show_is_bounded_by_the_cpus(noise: float) -> None:
+    for seed in range(2):
+        measured, uses = cpu_bound(noise, seed)
+        limit = cpu_limit(uses, 2)
+        assert limit is not None and limit.value == pytest.approx(1.98 / 0.0017, rel=0.02)
+        found = capacity(measured, limit=limit)
+        assert found.by_cpus
+        assert found.peak.value == pytest.approx(2 / 0.0017, rel=0.05)
+        assert found.peak.low <= max(measured, key=lambda point: point.throughput).throughput
+        assert found.law.peak == pytest.approx(found.peak.value)
+
+
+def test_the_cpus_are_no_prediction_where_most_of_them_are_idle() -> None:
+    measured, uses = cpu_bound(0.0, 0, (1, 2, 4, 6, 8, 12))
+    limit = cpu_limit(uses, 2)
+    assert limit is not None
+    with pytest.raises(
+        Undetermined, match=r"no limit below that of the CPUs, 11\d\d requests/s, and reach 545\.1 requests/s"
+    ):
+        capacity(measured, limit=limit)
+
+
+def test_a_limit_below_that_of_the_cpus_is_the_peak() -> None:
+    measured = closed_system(0.02, 0.0042, 1, (1, 2, 3, 4, 5, 6, 8, 10))
+    limit = Interval(2000.0, 1900.0, 2100.0)
+    assert capacity(measured, limit=limit) == capacity(measured)
+    assert capacity(measured).peak.value == pytest.approx(1 / 0.0042, rel=0.05)
+
+
+@given(laws, st.floats(0.1, 0.99), st.floats(0, 0.05))
+def test_the_fit_stays_within_the_limit(law: Law, part: float, noise: float) -> None:
+    limit = min(law.peak, 1e6) * part
+    found = fit(points(law, noise=noise), limit)
+    assert found.rate > 0 and found.contention >= 0 and found.coherency >= 0
+    assert found.peak <= limit * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "uses",
+    [
+        [CpuUse(100.0, 1.0)] * 3,
+        [CpuUse(100.0 * n, 0.01 * n) for n in range(1, 10)],  # the CPUs are idle
+        [CpuUse(100.0 * n, 1.5) for n in range(1, 10)],  # others use them
+        [CpuUse(100.0, 1.0)] * 9,
+    ],
+)
+def test_measurements_that_show_no_limit_by_the_cpus(uses: list[CpuUse]) -> None:
+    assert cpu_limit(uses, 2) is None

@@ -212,16 +212,18 @@ def _report(
     as_json: bool,
 ) -> None:
     from passerelle.cli.capacity_plot import text_plot
-    from passerelle.scaling.usl import Point, Undetermined
+    from passerelle.scaling.usl import CpuUse, Point, Undetermined, cpu_limit
     from passerelle.scaling.usl import capacity as fitted
+    from passerelle.system import process_stats
 
     last = steps[-1]
     failing = not last.served or last.errors > MOST_ERRORS * (last.served + last.errors)
     good = steps[:-1] if failing else steps
     points = [Point(step.concurrency, step.throughput) for step in good if step.served]
+    uses = [CpuUse(step.throughput, step.cpus) for step in good if step.served and step.cpus is not None]
     found, problem = None, ""
     try:
-        found = fitted(points)
+        found = fitted(points, limit=cpu_limit(uses, process_stats.cpus()))
     except Undetermined as undetermined:
         problem = str(undetermined)
     if failing:

@@ -19,6 +19,8 @@ def verdict(found: Capacity | None, problem: str) -> list[str]:
     law, peak, knee = found.law, found.peak, found.comfortable
     at = law.peak_concurrency
     where = f"at {at:.0f} in flight" if at < float("inf") else "a limit that it approaches"
+    if found.by_cpus:
+        where += "; then all CPUs of this machine are busy"
     return [
         f"peak: {peak.value:.0f} requests/s ({peak.low:.0f} to {peak.high:.0f}), {where}",
         f"knee: {knee.value:.0f} requests/s ({knee.low:.0f} to {knee.high:.0f}) at {law.knee:.0f} in flight; beyond,"

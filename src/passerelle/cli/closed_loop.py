@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import httptools
 
+from passerelle.system import process_stats
+
 _CONNECT_LIMIT = 5.0  # seconds
 
 
@@ -18,7 +20,8 @@ _CONNECT_LIMIT = 5.0  # seconds
 class Measurement:
     """What clients have measured in ``seconds``: ended requests by status, and the sum of their times.
 
-    Requests without a response are counted as ``failed``, with the reason of the last one as ``problem``.
+    Requests without a response are counted as ``failed``, with the reason of the last one as ``problem``. ``cpus`` is
+    the mean number of busy CPUs of the machine; None if it is not known.
     """
 
     clients: int
@@ -27,6 +30,7 @@ class Measurement:
     failed: int = 0
     problem: str = ""
     busy: float = 0.0
+    cpus: float | None = None
 
     @property
     def served(self) -> int:
@@ -92,11 +96,15 @@ class ClosedLoop:
     async def measure(self, clients: int, warm_up: float, seconds: float) -> Measurement:
         """Run ``clients`` for ``warm_up`` + ``seconds`` and return what they have measured after the warm-up."""
         found = Measurement(clients)
-        begun = time.perf_counter() + warm_up
+        before, started = process_stats.read_machine(), time.perf_counter()
+        begun = started + warm_up
         end = begun + seconds
         tasks = [asyncio.create_task(self._run(found, begun, end)) for _ in range(clients)]
         await asyncio.wait(tasks, timeout=warm_up + seconds + 0.05)
-        found.seconds = min(time.perf_counter(), end) - begun
+        now = time.perf_counter()
+        found.seconds = min(now, end) - begun
+        if before is not None and (after := process_stats.read_machine()) is not None:
+            found.cpus = (after.busy - before.busy) / (now - started)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -341,7 +341,7 @@ class Exchange:
             self._cookie = service.cookie
         request.start()
 
-    def _message(self, plan: ForwardPlan, match: RouteMatch) -> bytes:
+    def _message(self, plan: ForwardPlan, match: RouteMatch, end: bytes = b"\r\n\r\n") -> bytes:
         """Build the request for upstream: the request line, the header fields and the empty line."""
         head, client = self._head, self._client
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
@@ -356,8 +356,8 @@ class Exchange:
         if plan.request_rules is not None:
             fields = plan.request_rules.apply(fields, match.params)
         # A join takes 1,400 instructions, formatting with % 2,700.
-        http, end = b" HTTP/1.1\r\n", b"\r\n\r\n"
-        return b"".join((self._method, b" ", path, self._query, http, fields, b"X-Request-Id: ", self._request_id, end))
+        http, request_id = b" HTTP/1.1\r\n", self._request_id
+        return b"".join((self._method, b" ", path, self._query, http, fields, b"X-Request-Id: ", request_id, end))
 
     # ---- compositions
 
