@@ -175,8 +175,10 @@ class Reconciler:
             self._targets.reconcile(fleet.services[name], old, [])  # restores weights; none of the targets has left
         packed = pack(old)
         for number, worker in enumerate(workers):
-            with contextlib.suppress(ControlError):
-                await worker.reload(packed, fleet.listeners.for_worker(number), fleet.splits.settings())
+            try:
+                await worker.restore(packed, fleet.listeners.for_worker(number), fleet.splits.settings())
+            except ControlError as error:
+                fleet.report.log(f"{worker.name} cannot return to the previous configuration: {error}")
         await fleet.drain_and_remove(added)
         for name in new.services.keys() - old.services.keys():
             fleet.services.pop(name).close()
