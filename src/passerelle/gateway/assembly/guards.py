@@ -192,11 +192,14 @@ class GuardFactory:
             part.start()
         self.plugins.host.start()
 
-    def stop(self, after: GuardFactory | None = None) -> None:
-        """Stop the background work of the providers, except of those shared with ``after``."""
+    def stop(self, after: GuardFactory | None = None, is_needed: Callable[[], bool] = lambda: False) -> None:
+        """Stop the background work of the providers, except of those shared with ``after``.
+
+        For ``is_needed`` see :meth:`passerelle.plugin_host.host.PluginHost.stop`.
+        """
         for part in self._background(after):
             part.stop()
-        self.plugins.host.stop(after.plugins.host if after is not None else None)
+        self.plugins.host.stop(after.plugins.host if after is not None else None, is_needed)
 
     def _background(
         self, other: GuardFactory | None
