@@ -42,7 +42,9 @@ class StateLock:
         if state is None or state in self._held:
             return
         try:
-            state.mkdir(mode=0o700, exist_ok=True)
+            # As the store makes it, or as it is made before it is given to `user`.
+            given = config.user is not None
+            state.mkdir(mode=0o750 if given else 0o700, parents=given, exist_ok=True)
             descriptor = os.open(state / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError:
             return
