@@ -59,6 +59,53 @@ def test_priorities_without_an_effect_and_cors_of_other_routes() -> None:
     )
 
 
+KEYS = "keys: {store: keys.db}\n"
+PLUGINS = "plugins: {g: {guard: 'tests.plugin_host.samples:by_header'}}\n"
+IN = f"match: {A1}, auth: [key]"
+
+
+def warned_of(*routes: str) -> list[str]:
+    report = inspect_text(KEYS + PLUGINS + SERVICES + "".join(f"  - {{path: /a, {keys}}}\n" for keys in routes))
+    assert not report.errors
+    return [f"{problem.key}: {problem.message}" for problem in report.warnings if "auth" in problem.message]
+
+
+@pytest.mark.parametrize(
+    "fallback",
+    [
+        "service: u",
+        "service: u, match: {cookies: {b: '1'}}, priority: -1",
+        "static: /srv",
+        "compose: {a: {service: u, path: /}}",
+    ],
+)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_request_that_lacks_the_condition_of_a_protected_route_and_meets_an_open_one(
+    fallback: str, order: tuple[int, int]
+) -> None:
+    routes = f"service: u, {IN}", fallback
+    message = f"routes[{order[1]}].path: has no auth, and takes the requests that lack the conditions of "
+    assert warned_of(*(routes[place] for place in order)) == [f"{message}routes[{order[0]}], which has auth"]
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        (f"service: u, {IN}", "service: u, auth: [key]"),
+        (f"service: u, {IN}", "service: u, forward_auth: {service: u, path: /}"),
+        (f"service: u, {IN}", "service: u, plugins: [g]"),
+        (f"service: u, {IN}", "respond: 401"),
+        (f"service: u, {IN}", "redirect: /login"),
+        (f"service: u, {IN}, methods: PUT", "service: u, methods: GET"),
+        (f"service: u, {IN}", "service: u, match: {headers: {X-A: '2'}}"),
+        ("service: u, match: {clients: 10.0.0.0/8}", "service: u, auth: [key]"),
+        ("service: u, auth: [key]", f"service: u, match: {A1}"),
+    ],
+)
+def test_routes_of_one_path_that_no_missing_condition_opens(routes: tuple[str, str]) -> None:
+    assert warned_of(*routes) == []
+
+
 def test_labels_are_stable_and_have_no_values() -> None:
     headers = ("headers: {X-Key: s3cret, X-B: ['1', '2']}", "headers: {X-B: ['2', '1'], X-Key: s3cret}")
     matches = (f"{headers[0]}, query: {{a/b: c}}", f"query: {{a/b: c}}, {headers[1]}")

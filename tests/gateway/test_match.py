@@ -51,6 +51,11 @@ SPELLINGS: list[
         [("", [("User-Agent", "x Mobile y")]), ("", [("User-Agent", "M" * 6000 + "Mobile")])],
         [("", [("User-Agent", "Mobil" * 1000)])],
     ),
+    (
+        {"headers": {"User-Agent": {"pattern": "(?i)(curl|WGET)/.*"}}},
+        [("", [("User-Agent", "CURL/8")]), ("", [("User-Agent", "wGet/1")])],
+        [("", [("User-Agent", "curls/8")])],
+    ),
     ({"headers": {"Accept": {"prefix": ["image/", "video/"]}}}, [("", [("Accept", "video/mp4")])], [("", [])]),
     (
         {"query": {"v": "2"}},
@@ -149,6 +154,11 @@ def test_only_routes_whose_conditions_hold_are_in_allow(rig: Rig) -> None:
     assert (refused.status, refused.get("allow")) == (405, b"POST, PUT")
     assert sides.client.request("GET", "/y").status == 404
     assert sides.client.request("GET", "/y", V2).status == 200
+
+
+def test_a_parameter_may_be_compared_without_letter_case(rig: Rig) -> None:
+    sides = Sides(rig, [{"path": "/x/{id:(?i)[a-f]{2}|new}", "service": "a"}, {"path": "/x/{rest*}", "service": "b"}])
+    assert [sides.get(f"/x/{value}") for value in ("aF", "NEW", "New", "ag", "AFF")] == [b"a", b"a", b"a", b"b", b"b"]
 
 
 def test_a_priority_decides_where_conditions_do_not(rig: Rig) -> None:

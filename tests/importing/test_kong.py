@@ -97,6 +97,28 @@ def test_a_termination_is_a_response(tmp_path: Path) -> None:
     assert (route, skipped) == ({"path": "/a/{rest*}", "respond": {"status": 410, "body": "gone"}}, [])
 
 
+def test_headers_of_a_route_become_conditions(tmp_path: Path) -> None:
+    text = """_format_version: "3.0"
+services:
+  - name: s
+    url: http://10.0.0.1
+    routes:
+      - {paths: [/a/], headers: {X-A: [b, "c.d"], X-B: ["1"]}}
+      - {paths: [/b/], headers: {X-A: [b]}, plugins: [{name: acl, config: {allow: [x]}}]}
+      - {paths: [/c/], headers: {Host: [b]}}
+"""
+    found, skipped = imported(tmp_path, text)
+    conditions = {"headers": {"X-A": {"pattern": r"(?i)b|c\.d"}, "X-B": {"pattern": "(?i)1"}}}
+    first, second = found["routes"]
+    assert first["match"] == conditions
+    assert second == {
+        "path": "/b/{rest*}",
+        "match": {"headers": {"X-A": {"pattern": "(?i)b"}}},
+        "respond": 501,
+    }
+    assert any("routes: passerelle refuses it: match.headers.Host" in each for each in skipped), skipped
+
+
 @pytest.mark.parametrize("name", ["acl", "jwt", "openid-connect", "basic-auth", "own-plugin", "ip-restriction"])
 def test_a_route_whose_access_rules_have_no_counterpart_is_closed(tmp_path: Path, name: str) -> None:
     (route,), skipped = with_plugin(tmp_path, f"[{{name: {name}, config: {{allow: [secret]}}}}]")
@@ -120,7 +142,7 @@ services:
     write_timeout: 1
     routes:
       - {name: a, paths: [/a, "~/b/.*"], methods: [GET], hosts: [a.example], preserve_host: true, strip_path: false}
-      - {name: h, paths: [/h], headers: {X-A: [b]}}
+      - {name: h, paths: [/h], headers: {X-A: ["~*^b"]}}
 routes:
   - {name: c, paths: [/c/], service: {name: s}, strip_path: false}
   - {name: d, paths: [/d]}

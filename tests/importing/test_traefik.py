@@ -45,6 +45,20 @@ def with_middleware(
 RULES = [
     ("Host(`a`, `b`) && PathPrefix(`/x`)", [Match(("a", "b"), (), (("/x", True),))]),
     ('Host(`a`) || Path("/x")', [Match(("a",)), Match(paths=(("/x", False),))]),
+    (
+        "Header(`X-A`, `b`) && HeaderRegexp(`X-B`, `^v[0-9]+$`) && Query(`q`, `1`) && ClientIP(`10.0.0.0/8`, `::1`)",
+        [
+            Match(
+                conditions={
+                    "headers": {"X-A": "b", "X-B": {"pattern": "v[0-9]+"}},
+                    "query": {"q": "1"},
+                    "clients": ["10.0.0.0/8", "::1"],
+                }
+            )
+        ],
+    ),
+    ("HeaderRegexp(`X`, `(?i)a|b`)", [Match(conditions={"headers": {"X": {"pattern": "(?i).*(?:a|b).*"}}})]),
+    ("QueryRegexp(`q`, `^a`)", [Match(conditions={"query": {"q": {"pattern": "a.*"}}})]),
     ("(Host(`a`) || Host(`b`)) && Method(`get`)", [Match(("a",), ("GET",)), Match(("b",), ("GET",))]),
 ]
 
@@ -63,7 +77,13 @@ def test_rules_have_alternatives(rule: str, alternatives: list[Match]) -> None:
             "Host()",
             "!Host(`a`)",
             "HostRegexp(`a`)",
-            "Header(`X`, `y`)",
+            "Header(`X`)",
+            "Query(`a`)",
+            "Header(`X`, `y`) && Header(`x`, `z`)",
+            "ClientIP(`10.0.0.1`) && ClientIP(`10.0.0.2`)",
+            r"HeaderRegexp(`X`, `a\b`)",
+            "HeaderRegexp(`X`, `^a|b$`)",
+            "HeaderRegexp(`X`, `a+?`)",
             "Host(`a`) &&",
             "&& Host(`a`)",
         ),
@@ -74,6 +94,14 @@ def test_rules_have_alternatives(rule: str, alternatives: list[Match]) -> None:
 def test_rules_without_counterpart_are_refused(rule: str) -> None:
     with pytest.raises(RuleError):
         parse_rule(rule)
+
+
+def test_conditions_of_a_rule_are_those_of_the_route(tmp_path: Path) -> None:
+    rule = "PathPrefix(`/a`) && Header(`X-A`, `b`) && ClientIP(`10.0.0.0/8`)"
+    (route,), skipped = with_middleware(tmp_path, "{compress: {}}", rule)
+    assert route["match"] == {"headers": {"X-A": "b"}, "clients": ["10.0.0.0/8"]}
+    (refused, *_), skipped = with_middleware(tmp_path, "{compress: {}}", "Header(`Host`, `b`)")
+    assert refused["respond"] == 404 and any("match.headers.Host" in each for each in skipped), skipped
 
 
 MIDDLEWARES: list[tuple[str, dict[str, Any]]] = [

@@ -677,12 +677,21 @@ def test_a_reload_keeps_metadata_and_applies_another_client(shop: Shop) -> None:
     assert late.get(target).status == 303  # begun before the reload
 
 
-def test_logouts_of_the_provider_are_bounded(shop: Shop) -> None:
+def test_logouts_of_the_provider_are_bounded_and_each_channel_has_its_own_places(shop: Shop) -> None:
     handler = next(plan for route, plan in shop.gateway.gateway._plans if route.oidc).handler
     right = urlencode({"iss": shop.provider.issuer, "sid": "session-1"})
     browser = shop.browser()
-    handler._ending = 64
-    assert browser.get(f"/oidc/frontchannel?{right}").status == 503
-    handler._ending = 0
-    assert browser.get(f"/oidc/frontchannel?{right}").status == 200
-    assert handler._ending == 0
+
+    def statuses() -> tuple[int, int]:
+        front = browser.get(f"/oidc/frontchannel?{right}").status
+        body = urlencode({"logout_token": shop.provider.logout_token()}).encode()
+        return front, browser.request("POST", "/oidc/backchannel", body=body).status
+
+    assert statuses() == (200, 200)
+    handler._front.waiting = 64  # cheap requests without any credential
+    assert statuses() == (503, 200)
+    handler._front.waiting, handler._back.waiting = 0, 64
+    assert statuses() == (200, 503)
+    handler._back.waiting = 0
+    assert statuses() == (200, 200)
+    assert (handler._front.waiting, handler._back.waiting) == (0, 0)

@@ -14,6 +14,7 @@ import pytest
 
 from passerelle.config import inspect_text, load_text
 from passerelle.config.checks import warnings
+from passerelle.errors import CannotStart
 from tests.caching.redis_server import RedisServer
 from tests.integration.test_sessions import server
 from tests.requirements import needs
@@ -147,6 +148,28 @@ def test_a_reload_keeps_users_and_applies_other_settings(shop: Shop) -> None:
     assert provider._thread._shutdown
     assert shop.get("/in").get("www-authenticate") == b'Basic realm="other", charset="UTF-8"'
     assert shop.get("/in", basic("ada", "right")).status == 200
+
+
+def test_a_reload_that_fails_changes_neither_attempts_nor_the_bound_of_refreshes(
+    shop: Shop, rig: Rig, tmp_path: Path
+) -> None:
+    page = tmp_path / "404.html"
+    page.write_text("missing")
+    more: dict[str, Any] = {"basic": {**shop.top["basic"], "attempts": 1000}, "cache": {"refreshes": 1}}
+    settings = {**shop.top, **more, "services": shop.services, "routes": shop.routes, "errors": {"404": str(page)}}
+    config = load_text(json.dumps(settings))
+    page.unlink()  # between the check and its use
+    cache = shop.gateway.gateway.context.cache
+    assert cache is not None
+    before = cache.max_refreshes
+    with pytest.raises(CannotStart, match=r"404\.html"):
+        rig.loop.call(lambda: shop.gateway.gateway.reload(config))
+    assert cache.max_refreshes == before != 1
+    statuses = [shop.get("/in", basic("ada", f"guess {number}")).status for number in range(4)]
+    assert statuses == [401, 401, 401, 429]
+    shop.gateway.reload(shop.services, shop.routes, **{**shop.top, **more})
+    assert cache.max_refreshes == 1
+    assert shop.get("/in", basic("ada", "guess")).status == 401
 
 
 def test_keys_of_the_file_need_no_store(shop: Shop) -> None:

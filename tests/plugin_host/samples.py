@@ -167,6 +167,22 @@ class Counted:
         return Allow(headers={"X-Calls": str(self.calls)})
 
 
+class TagsUntilStopped:
+    """A filter of responses that is of no use after its hook ``stop``."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.open = True
+
+    def __call__(self, request: Request, response: Response) -> ResponseChange:
+        if not self.open:
+            raise RuntimeError("stopped")
+        return ResponseChange(set_headers={"X-Tag": "filtered"}, body=response.body and response.body + b"!")
+
+    def stop(self) -> None:
+        self.open = False
+        EVENTS.append("stopped")
+
+
 class Loose:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings

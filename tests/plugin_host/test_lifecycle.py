@@ -11,7 +11,7 @@ from passerelle.errors import CannotStart
 from passerelle.plugin_host import host
 from tests.plugin_host import samples
 from tests.support.gateways import Rig, Running
-from tests.support.upstream import Upstream, answering, ok
+from tests.support.upstream import Connection, Upstream, answering, ok
 from tests.support.wire import wait_until
 
 HERE = "tests.plugin_host.samples"
@@ -28,6 +28,10 @@ def start(rig: Rig, upstream: Upstream, plugin: dict[str, Any]) -> Running:
 def reload(running: Running, upstream: Upstream, **plugins: Any) -> None:
     route = {"path": "/{rest*}", "service": "u", "plugins": list(plugins)}
     running.reload({"u": {"targets": [upstream.url]}}, [route], plugins=plugins)
+
+
+def reload_without(running: Running, upstream: Upstream) -> None:
+    running.reload({"u": {"targets": [upstream.url]}}, [{"path": "/{rest*}", "service": "u"}])
 
 
 def test_hooks_run_at_start_and_at_the_end(rig: Rig, events: list[str]) -> None:
@@ -69,7 +73,7 @@ def test_a_reload_keeps_a_plugin_with_the_same_settings(rig: Rig, events: list[s
 def test_a_reload_with_other_settings_makes_another_instance(
     rig: Rig, events: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "STOP_DELAY", 0.01)
+    monkeypatch.setattr(host, "STOP_POLL", 0.001)
     upstream = rig.upstream(answering(ok()))
     running = start(rig, upstream, counted("a"))
     client = rig.connect(running)
@@ -79,6 +83,75 @@ def test_a_reload_with_other_settings_makes_another_instance(
     assert [request.get("x-calls") for request in upstream.requests] == [b"1", b"1"]
     wait_until(lambda: "stopped a" in events, "the old instance is stopped")
     assert {*events} == {"made a", "started a", "made b", "started b", "stopped a"}
+
+
+@pytest.mark.parametrize("keys", [{}, {"body": "1MiB"}], ids=["heads", "bodies"])
+def test_a_response_from_before_a_reload_has_its_filter_however_late_it_is(
+    rig: Rig, events: list[str], monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(host, "STOP_POLL", 0.001)
+    release = threading.Event()
+
+    def late(conn: Connection) -> None:
+        conn.read_request()
+        conn.wait(release)
+        conn.send(ok(b"late"))
+
+    upstream = rig.upstream(late)
+    running = start(rig, upstream, {"response": f"{HERE}:TagsUntilStopped", **keys})
+    waiting, other = rig.connect(running), rig.connect(running)
+    waiting.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    upstream.wait_requests(1)
+    quick = rig.upstream(answering(ok(b"quick")))
+    reload_without(running, quick)
+    for _ in range(20):
+        assert other.request("GET", "/").body == b"quick"
+    assert events == []
+    release.set()
+    response = waiting.read_response("GET")
+    assert (response.get("x-tag"), response.body) == (b"filtered", b"late!" if keys else b"late")
+    wait_until(lambda: events == ["stopped"], "the plugin is stopped")
+
+
+def test_a_stream_that_has_begun_keeps_no_plugin(rig: Rig, events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "STOP_POLL", 0.001)
+    release = threading.Event()
+
+    def streaming(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        conn.wait(release)
+        conn.send(b"cd")
+
+    upstream = rig.upstream(streaming)
+    running = start(rig, upstream, {"response": f"{HERE}:TagsUntilStopped"})
+    client = rig.connect(running)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert b"X-Tag: filtered" in client.until(b"\r\n\r\nab")
+    reload_without(running, rig.upstream(answering(ok())))
+    wait_until(lambda: events == ["stopped"], "the plugin is stopped")
+    release.set()
+    assert client.exactly(2) == b"cd"
+
+
+def test_a_plugin_that_a_request_needs_for_too_long_is_stopped(
+    rig: Rig, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "STOP_POLL", 0.001)
+    monkeypatch.setattr(host, "STOP_LIMIT", 0.01)
+    release = threading.Event()
+
+    def late(conn: Connection) -> None:
+        conn.read_request()
+        conn.wait(release)
+
+    upstream = rig.upstream(late)
+    running = start(rig, upstream, {"response": f"{HERE}:TagsUntilStopped"})
+    rig.connect(running).send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    upstream.wait_requests(1)
+    reload_without(running, rig.upstream(answering(ok())))
+    wait_until(lambda: events == ["stopped"], "the plugin is stopped")
+    release.set()
 
 
 def test_a_reload_turns_plugins_off_and_on(rig: Rig, events: list[str]) -> None:

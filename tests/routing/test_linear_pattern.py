@@ -31,6 +31,15 @@ def test_it_matches_what_re_matches(text: str, values: list[bytes]) -> None:
         assert pattern.matches(value) == bool(reference.fullmatch(value)) == bool(written.fullmatch(value))
 
 
+@given(PATTERNS, st.lists(VALUES | VALUES.map(bytes.swapcase), max_size=20))
+def test_without_letter_case_it_matches_what_re_matches(text: str, values: list[bytes]) -> None:
+    pattern, reference = LinearPattern(f"(?i){text}"), re.compile(text.encode(), re.IGNORECASE)
+    written = re.compile(pattern.regex().encode())
+    for value in values:
+        assert pattern.matches(value) == bool(reference.fullmatch(value)) == bool(written.fullmatch(value))
+    assert pattern.includes(LinearPattern(text))
+
+
 @given(PATTERNS, PATTERNS, st.lists(VALUES, max_size=20))
 def test_overlap_and_inclusion_agree_with_values(one: str, other: str, values: list[bytes]) -> None:
     left, right = LinearPattern(one), LinearPattern(other)
@@ -52,6 +61,9 @@ def test_overlap_and_inclusion_agree_with_values(one: str, other: str, values: l
         ("[0-9]+", "[0-9a-z]+", True, False),
         ("a*b", "ab*", True, False),
         ("x.*", "x[0-9]{4}", True, True),
+        ("(?i)[a-z]+", "[A-Z]+", True, True),
+        ("[A-Z]+", "(?i)[a-z]+", True, False),
+        ("(?i)[^a-y]", "[A-Y]", False, False),
         (".*", "", True, True),
     ],
 )
@@ -77,7 +89,9 @@ def test_what_takes_other_engines_exponential_time_is_done(text: str) -> None:
         ("a{2}{2}", "'{' repeats a repetition; put it in a group, such as (a+)*"),
         ("*", "'*' repeats or closes nothing; write \\* for the character"),
         ("^a$", "a pattern matches the whole text; leave out '^', or write \\^"),
-        ("(?=a)", "(?…) is not supported, except (?:…)"),
+        ("(?=a)", "(?…) is not supported, except (?:…), and (?i) before all else"),
+        ("a(?i)b", "(?…) is not supported, except (?:…), and (?i) before all else"),
+        ("(?i)(?i)a", "(?…) is not supported, except (?:…), and (?i) before all else"),
         (r"\bx", r"\b is not supported; allowed are \d, \w, \D, \W and \ before a sign"),
         ("[z-a]", "a range in a class goes from a character to a later one, such as a-z"),
         ("a{3,2}", "{3,2} is no repetition of at most 128 times"),

@@ -20,26 +20,35 @@ _MOST_OTHERS = 15
 )
 @click.option("--cookie", "cookies", multiple=True, metavar="NAME=VALUE", help="A cookie of the request.")
 @click.option("--from", "address", metavar="ADDRESS", help="The address of the client.")
+@click.option("--as", "consumer", metavar="CONSUMER", help="The consumer that the guards establish, for a split.")
+@click.option("--role", "roles", multiple=True, metavar="ROLE", help="A role of the consumer.")
 @json_option
 def explain(
-    arguments: tuple[str, ...], headers: tuple[str, ...], cookies: tuple[str, ...], address: str | None, as_json: bool
+    arguments: tuple[str, ...],
+    headers: tuple[str, ...],
+    cookies: tuple[str, ...],
+    address: str | None,
+    consumer: str | None,
+    roles: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Show which route the request METHOD URL matches, and why the others do not.
 
-    URL is a path, or http://host/path. Of the header fields, Host, Content-Length and those in `match` of a route
-    matter. Nothing is sent. The exit code is 0 if a route matches, and 1 if the gateway rejects the request.
+    URL is a path, or http://host/path. Of the header fields, Host, Content-Length and those in `match` and `split` of a
+    route matter. Nothing is sent. The exit code is 0 if a route matches, and 1 if the gateway rejects the request.
 
     \b
     Examples:
       passerelle explain GET /user/42
       passerelle explain gateway.yaml PUT '/user/42?full=1' -H 'Host: api.example.com'
       passerelle explain GET /user/42 -H 'X-Version: 2' --cookie beta=1 --from 10.0.0.7
+      passerelle explain GET /user/42 --as ada
     """
     if len(arguments) not in (2, 3):
         number = f"{len(arguments)} argument{'' if len(arguments) == 1 else 's'}"
         raise click.UsageError(f"found {number}; allowed is [CONFIG] METHOD URL")
     path = config_path(arguments[0] if len(arguments) == 3 else None)
-    request = _request(arguments[-2], arguments[-1], headers, cookies, address)
+    request = _request(arguments[-2], arguments[-1], headers, cookies, address, consumer, roles)
     result = explanation(read_config(path), request)
     if as_json:
         print_json(result)
@@ -50,7 +59,13 @@ def explain(
 
 
 def _request(
-    method: str, url: str, headers: tuple[str, ...], cookies: tuple[str, ...] = (), address: str | None = None
+    method: str,
+    url: str,
+    headers: tuple[str, ...],
+    cookies: tuple[str, ...] = (),
+    address: str | None = None,
+    consumer: str | None = None,
+    roles: tuple[str, ...] = (),
 ) -> ExplainedRequest:
     host, length = "", None
     fields: list[tuple[str, str]] = []
@@ -71,7 +86,7 @@ def _request(
             raise click.UsageError(f"found the cookie {cookie!r}; allowed is NAME=VALUE")
         fields.append(("Cookie", cookie))
     try:
-        return parse_request(method, url, host, length, fields, address)
+        return parse_request(method, url, host, length, fields, address, consumer, roles)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -146,8 +161,13 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"{part['key']}: GET {part['upstream_path']} from {_service_text(part['service'])}"
         lines.append(("part", f"{text}, timeout {duration_text(part['timeout'])}, {failure}"))
         lines += [(key, f"{part['key']}: {part[key]}") for key in ("cache", "split") if part[key] is not None]
-    keys = ("cache", "compress", "hedge", "shadow", "split", "rollout", "idle")
+        if part["side"] is not None:
+            lines.append(("side", f"{part['key']}: {_side_text(part['side'])}"))
+    keys = ("cache", "compress", "hedge", "shadow", "split")
     lines += [(key, route[key]) for key in keys if route[key] is not None]
+    if route["side"] is not None:
+        lines.append(("side", _side_text(route["side"])))
+    lines += [(key, route[key]) for key in ("rollout", "idle") if route[key] is not None]
     if route["log"] != "all":
         lines.append(("log", route["log"]))
     if route["action"]:
@@ -161,6 +181,10 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if route["defaults"]:
         lines.append(("defaults", ", ".join(f"{key} ({place})" for key, place in route["defaults"].items())))
     return lines
+
+
+def _side_text(found: dict[str, Any]) -> str:
+    return f"{found['side'] or 'not known'}: {found['reason']}"
 
 
 def _service_text(service: dict[str, Any]) -> str:

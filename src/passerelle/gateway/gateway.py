@@ -269,7 +269,7 @@ class Gateway:
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
             context.trust(Proxies(config.trusted_proxies))
-        self._guards.stop(guards)
+        self._guards.stop(guards, self._listener.waiting_now())
         guards.start(self._guards)
         self._guards = guards
         context.router = router

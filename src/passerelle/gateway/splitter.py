@@ -8,18 +8,25 @@ addresses that the configuration lists.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from passerelle.balancing.sticky import read_cookie
 from passerelle.crossing.sides import Sides, position
 
 if TYPE_CHECKING:
-    from passerelle.http1.head import RequestHead
     from passerelle.security.addresses import AddressSet
-    from passerelle.security.guard import GuardedCall
+    from passerelle.security.guard import FieldSource, GuardedCall
 
-UserOf = Callable[["RequestHead", "GuardedCall | None"], bytes | None]
+UserOf = Callable[["FieldSource", "GuardedCall | None"], bytes | None]
 """Returns what identifies the user of a request, or None where the request does not have it."""
+
+
+class Choice(NamedTuple):
+    """The number of a side, and what has decided; ``named`` is what an override names without an effect."""
+
+    side: int
+    decided_by: Literal["override", "user", "address"]
+    named: bytes | None
 
 
 class Override:
@@ -34,13 +41,18 @@ class Override:
         self._roles = roles
         self._clients = clients
 
-    def chosen(self, head: RequestHead, call: GuardedCall | None, address: bytes) -> bytes | None:
+    def chosen(self, head: FieldSource, call: GuardedCall | None, address: bytes) -> bytes | None:
         """Return the name that the request gives, if its client may choose."""
+        name = self.named(head)
+        if name is None or not (self._clients.has(address) or self._has_role(call)):
+            return None
+        return name
+
+    def named(self, head: FieldSource) -> bytes | None:
+        """Return the name that the request gives."""
         name = head.get(self._header) if self._header is not None else None
         if name is None and self._cookie is not None:
             name = read_cookie((field.value for field in head.named(b"cookie")), self._cookie)
-        if name is None or not (self._clients.has(address) or self._has_role(call)):
-            return None
         return name
 
     def _has_role(self, call: GuardedCall | None) -> bool:
@@ -83,7 +95,7 @@ class Splitter:
         if list(weights) == list(self._sides.weights):
             self._sides = Sides(weights)
 
-    def side(self, head: RequestHead, call: GuardedCall | None, address: bytes) -> int:
+    def side(self, head: FieldSource, call: GuardedCall | None, address: bytes) -> int:
         """Return the number of the side that serves a request."""
         if self._override is not None and (name := self._override.chosen(head, call, address)) is not None:
             number = self._names.get(name)
@@ -91,3 +103,12 @@ class Splitter:
                 return number
         user = self._user(head, call) if self._user is not None else None
         return self._sides.of(position(self._salt, b"@" + self._subscriber(address) if user is None else user))
+
+    def explain(self, head: FieldSource, call: GuardedCall | None, address: bytes) -> Choice:
+        """Return the side of a request as :meth:`side` does, with what has decided."""
+        number = self.side(head, call, address)
+        if self._override is not None and self._override.chosen(head, call, address) in self._names:
+            return Choice(number, "override", None)
+        named = self._override.named(head) if self._override is not None else None
+        has_user = self._user is not None and self._user(head, call) is not None
+        return Choice(number, "user" if has_user else "address", named)

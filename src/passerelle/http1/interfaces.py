@@ -136,6 +136,10 @@ class ServerConnection(Tunnel, Protocol):
         """The client's verified TLS certificate, as :meth:`ssl.SSLSocket.getpeercert` returns it; None without one."""
 
     @property
+    def exchange(self) -> ServerExchange | None:
+        """The exchange of the current request; None between requests."""
+
+    @property
     def response_started(self) -> bool:
         """Whether a byte of the final response was written."""
 

@@ -136,7 +136,7 @@ def escaped(value: Any) -> Any:
 
 def closed(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return a route with the same matching as ``keys`` that responds :data:`CLOSED`."""
-    return {key: keys[key] for key in ("path", "host", "methods") if key in keys} | {"respond": CLOSED}
+    return {key: keys[key] for key in ("path", "host", "methods", "match") if key in keys} | {"respond": CLOSED}
 
 
 def _services_of(keys: Mapping[str, Any]) -> list[str]:

@@ -328,6 +328,8 @@ def _routes(match: Match, path: str, is_prefix: bool, service: str | None, steps
         base["host"] = list(match.hosts) if len(match.hosts) > 1 else match.hosts[0]
     if match.methods:
         base["methods"] = list(match.methods)
+    if match.conditions:
+        base["match"] = dict(match.conditions)
     plain = path.rstrip("/")
     paths = [f"{plain}/{{rest*}}"] if is_prefix else [path]
     if is_prefix and plain == path and _rewritten(path, steps) is not None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
+
+from passerelle.routing.linear_pattern import LinearPatternError, linear_pattern
 
 _TOKEN = re.compile(
     r"\s*+(?:(&&)|(\|\|)|([!()])|([A-Za-z]++)\s*+\(((?:`[^`]*+`|\"[^\"]*+\"|'[^']*+'|[\s,]++)*+)\))"
@@ -20,11 +24,15 @@ class RuleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One alternative of a rule. ``paths`` are pairs: the path, and whether it is the beginning of paths."""
+    """One alternative of a rule. ``paths`` are pairs: the path, and whether it is the beginning of paths.
+
+    ``conditions`` are those of ``match`` of a route: by kind, and by name where the kind has names.
+    """
 
     hosts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     paths: tuple[tuple[str, bool], ...] = field(default=())
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_rule(text: str) -> list[Match]:
@@ -96,7 +104,42 @@ def _matcher(name: str, values: list[str]) -> Match:
         return Match(methods=tuple(value.upper() for value in values))
     if kind in ("path", "pathprefix"):
         return Match(paths=tuple((value, kind == "pathprefix") for value in values))
+    if kind == "clientip":
+        return Match(conditions={"clients": values})
+    keys = {"header": "headers", "headers": "headers", "query": "query"}
+    patterns = {"headerregexp": "headers", "headersregexp": "headers", "queryregexp": "query"}
+    if kind in keys and len(values) == 2:
+        return Match(conditions={keys[kind]: {values[0]: values[1]}})
+    if kind in patterns and len(values) == 2:
+        return Match(conditions={patterns[kind]: {values[0]: {"pattern": _pattern(values[1])}}})
     raise RuleError(f"{name} has no counterpart")
+
+
+def _pattern(expression: str) -> str:
+    """Return the pattern of the whole value for an expression that is searched in it."""
+    flag = "(?i)" if expression.startswith("(?i)") else ""
+    inner = expression.removeprefix("(?i)")
+    begins, ends = inner.startswith("^"), inner.endswith("$") and not inner.endswith("\\$")
+    core = inner[begins : len(inner) - ends]
+    if "|" in core and (begins or ends):
+        raise RuleError("an expression with ^ or $ and alternatives has no counterpart")
+    core = f"(?:{core})" if "|" in core else core
+    pattern = f"{flag}{'' if begins else '.*'}{core}{'' if ends else '.*'}"
+    try:
+        linear_pattern(pattern)
+    except LinearPatternError as error:
+        raise RuleError(f"the expression {expression!r} has no counterpart: {error}") from None
+    return pattern
+
+
+def _both_conditions(left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = dict(left)
+    for kind, wanted in right.items():
+        known = found.get(kind)
+        if known is not None and (kind == "clients" or {n.lower() for n in known} & {n.lower() for n in wanted}):
+            raise RuleError("two matchers of one kind joined by && have no counterpart")
+        found[kind] = wanted if known is None else {**known, **wanted}
+    return found
 
 
 def _joined(left: Match, right: Match) -> Match:
@@ -104,5 +147,9 @@ def _joined(left: Match, right: Match) -> Match:
         if one and other:
             raise RuleError("two matchers of one kind joined by && have no counterpart")
     return replace(
-        left, hosts=left.hosts or right.hosts, methods=left.methods or right.methods, paths=left.paths or right.paths
+        left,
+        hosts=left.hosts or right.hosts,
+        methods=left.methods or right.methods,
+        paths=left.paths or right.paths,
+        conditions=_both_conditions(left.conditions, right.conditions),
     )

@@ -15,8 +15,10 @@ from passerelle.plugin_host.runner import PluginRunner
 if TYPE_CHECKING:
     from passerelle.plugin_host.loading import LoadedPlugin
 
-STOP_DELAY = 30.0
-"""How long after a reload a plugin without a route is stopped (seconds): requests in flight may still call it."""
+STOP_POLL = 0.5
+"""How often a plugin without a route is checked for requests that may still call it (seconds)."""
+STOP_LIMIT = 3600.0
+"""How long after a reload a plugin without a route is stopped at the latest (seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +65,26 @@ class PluginHost:
         for runner in self.runners.values():
             runner.start()
 
-    def stop(self, after: PluginHost | None = None) -> None:
-        """Stop the plugins that ``after`` does not have: at once at the end of the worker, later at a reload."""
+    def stop(self, after: PluginHost | None = None, is_needed: Callable[[], bool] = lambda: False) -> None:
+        """Stop the plugins that ``after`` does not have: all at once at the end of the worker.
+
+        At a reload they are stopped once ``is_needed()`` is false: no request from before it may call them any more.
+        """
         kept = set() if after is None else set(after.runners.values())
-        for runner in set(self.runners.values()) - kept:
-            self._leaving.add(runner)
-            if after is not None:
-                self._loop.call_later(STOP_DELAY, self._stop, runner)
+        leaving = set(self.runners.values()) - kept
+        self._leaving |= leaving
         if after is None:
             for runner in list(self._leaving):
                 self._stop(runner)
+        elif leaving:
+            self._stop_unneeded(leaving, is_needed, self._loop.time() + STOP_LIMIT)
+
+    def _stop_unneeded(self, runners: set[PluginRunner], is_needed: Callable[[], bool], latest: float) -> None:
+        if is_needed() and self._loop.time() < latest:
+            self._loop.call_later(STOP_POLL, self._stop_unneeded, runners, is_needed, latest)
+            return
+        for runner in runners:
+            self._stop(runner)
 
     def _stop(self, runner: PluginRunner) -> None:
         runner.stop()

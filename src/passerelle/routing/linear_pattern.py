@@ -25,6 +25,7 @@ _COUNTED: Final = 192  # up to which length of values `breadth` counts them
 _ANY: Final = frozenset(range(256))
 _DIGITS: Final = frozenset(b"0123456789")
 _WORD: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+_ANY_CASE: Final = "(?i)"  # at the beginning of a pattern: letters of ASCII match in both cases
 _SPECIAL: Final = frozenset("\\.[](){}?*+|^$")
 
 
@@ -62,7 +63,8 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._at = 0
+        self._folds = text.startswith(_ANY_CASE)
+        self._at = len(_ANY_CASE) if self._folds else 0
 
     def parse(self) -> _Node:
         node = self._choice()
@@ -117,7 +119,7 @@ class _Parser:
         found = self._take()
         if found == "(":
             if self._peek() == "?" and self._text[self._at : self._at + 2] != "?:":
-                raise LinearPatternError("(?…) is not supported, except (?:…)")
+                raise LinearPatternError("(?…) is not supported, except (?:…), and (?i) before all else")
             self._at += 2 if self._peek() == "?" else 0
             node = self._choice()
             if self._take() != ")":
@@ -133,7 +135,13 @@ class _Parser:
             raise LinearPatternError(f"a pattern matches the whole text; leave out {found!r}, or write \\{found}")
         if found in "?*+{}]":
             raise LinearPatternError(f"{found!r} repeats or closes nothing; write \\{found} for the character")
-        return _Chars(frozenset((_octet(found),)))
+        return _Chars(self._cased({_octet(found)}))
+
+    def _cased(self, octets: set[int]) -> frozenset[int]:
+        """Return ``octets``, with those of the other case if the pattern has ``(?i)``."""
+        if not self._folds:
+            return frozenset(octets)
+        return frozenset(octets.union(*(bytes([octet]).swapcase() for octet in octets)))
 
     def _escaped(self) -> frozenset[int]:
         found = self._take()
@@ -163,7 +171,8 @@ class _Parser:
                 low = frozenset(range(min(low), min(high) + 1))
             found |= low
         self._take()
-        return _ANY - found if negated else frozenset(found)
+        cased = self._cased(found)
+        return _ANY - cased if negated else cased
 
 
 def _is_number(text: str) -> bool:

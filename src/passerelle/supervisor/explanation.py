@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from passerelle.config import Config
+    from passerelle.config.models.config import Route
     from passerelle.routing.conditions import Condition, RoutedRequest
     from passerelle.routing.router import RouteMatch, RouteRule
 
@@ -25,7 +26,7 @@ _URL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRequest:
-    """The properties of a request that routing uses."""
+    """The properties of a request that routing and splits use."""
 
     host: bytes
     method: bytes
@@ -34,6 +35,8 @@ class ExplainedRequest:
     length: int | None
     fields: tuple[tuple[bytes, bytes], ...] = ()
     address: bytes | None = None
+    consumer: str | None = None
+    roles: tuple[str, ...] = ()
 
     def meets(self, condition: Condition) -> bool:
         """Return whether it meets a condition of a route."""
@@ -60,10 +63,13 @@ def parse_request(
     length: int | None = None,
     fields: Sequence[tuple[str, str]] = (),
     address: str | None = None,
+    consumer: str | None = None,
+    roles: Sequence[str] = (),
 ) -> ExplainedRequest:
     """Return the request ``method`` ``url``, with ``host`` as its Host if ``url`` has none.
 
-    ``fields`` are its other header fields, ``address`` is that of the client.
+    ``fields`` are its other header fields, ``address`` is that of the client. Guards establish ``consumer`` and
+    ``roles``.
 
     :raises ValueError: if the method, the URL or the address is invalid.
     """
@@ -83,7 +89,7 @@ def parse_request(
     except ValueError:
         raise ValueError(f"found the address {address!r}; allowed is an IPv4 or IPv6 address") from None
     of_url = _octets(host or parts["authority"] or ""), method.encode(), path, query
-    return ExplainedRequest(*of_url, length, lines, client)
+    return ExplainedRequest(*of_url, length, lines, client, consumer, tuple(roles))
 
 
 def _octets(text: str) -> bytes:
@@ -165,6 +171,8 @@ def _route(
         "action": route.is_action,
         **describe.describe_route(config, route),
     }
+    sides = _sides(config, route, request)
+    described["side"] = sides.get(route.label)
     services = described["services"]
     if route.service is not None:
         upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
@@ -177,11 +185,22 @@ def _route(
             "key": key,
             "upstream_path": Template(part.path, rest).fill(match.params).decode(),
             **describe.describe_part(route, part),
+            "side": sides.get(f"{route.label}#{key}"),
             "service": services[part.service],
         }
         for key, part in (route.compose or {}).items()
     ]
     return described
+
+
+def _sides(config: Config, route: Route, request: ExplainedRequest) -> dict[str, dict[str, Any]]:
+    """Return the side of the request for each split of ``route``."""
+    if not route.splits:
+        return {}
+    from passerelle.supervisor.explained_split import SplitUser, explain_side
+
+    user = SplitUser(request.fields, request.address, request.consumer, request.roles)
+    return {name: explain_side(config, name, *found, user) for name, found in route.splits.items()}
 
 
 def _others(config: Config, match: RouteMatch, request: ExplainedRequest, canonical: bytes) -> list[dict[str, str]]:

@@ -31,6 +31,7 @@ from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMonitor
 from passerelle.supervisor.service_scaling import ServiceScaling
 from passerelle.supervisor.splits import Settings, Splits
+from passerelle.supervisor.state_lock import StateLock
 from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system.socket_folder import SocketFolder
 from passerelle.system.systemd import Notifier, PassedSockets
@@ -101,6 +102,7 @@ class Fleet:
         self.targets: list[ProbedTarget] = []
         self.workers: list[WorkerProcess] = []
         self.folder = setup.folder
+        self.state_lock = StateLock(setup.folder)
         self.on_worn: Callable[[InstanceProcess], None] = lambda instance: None  # see InstanceProcess
         self._on_fault = on_fault
         self._rng = rng

@@ -23,6 +23,7 @@ from passerelle.supervisor.instance_admin import InstanceAdmin
 from passerelle.supervisor.instance_process import InstanceProcess, uses_socket
 from passerelle.supervisor.packed_config import pack
 from passerelle.supervisor.service_health import ServiceHealthMonitor
+from passerelle.supervisor.state_lock import StateInUse
 from passerelle.supervisor.target_set import TargetSet
 from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system.ports import PortTaken
@@ -81,6 +82,8 @@ class Reconciler:
                     text = f"{fleet.active.file} was refused: {refused.problems[0]}"
                     fleet.events.record("reload", text, outcome="refused", problems=refused.problems)
                     raise
+                finally:
+                    fleet.state_lock.release(fleet.config)
                 fleet.events.record("reload", response["message"], outcome="applied")
                 return response
 
@@ -97,6 +100,10 @@ class Reconciler:
         fleet = self._fleet
         old, new = fleet.config, candidate.config
         leaving: list[Member] = []
+        try:
+            fleet.state_lock.take(new)
+        except StateInUse as error:
+            raise ChangeRefused(str(error)) from error
         try:
             opened = fleet.listeners.bind(new)
         except PortTaken as error:
@@ -175,8 +182,10 @@ class Reconciler:
             self._targets.reconcile(fleet.services[name], old, [])  # restores weights; none of the targets has left
         packed = pack(old)
         for number, worker in enumerate(workers):
-            with contextlib.suppress(ControlError):
-                await worker.reload(packed, fleet.listeners.for_worker(number), fleet.splits.settings())
+            try:
+                await worker.restore(packed, fleet.listeners.for_worker(number), fleet.splits.settings())
+            except ControlError as error:
+                fleet.report.log(f"{worker.name} cannot return to the previous configuration: {error}")
         await fleet.drain_and_remove(added)
         for name in new.services.keys() - old.services.keys():
             fleet.services.pop(name).close()

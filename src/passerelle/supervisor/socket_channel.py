@@ -22,12 +22,14 @@ class SocketSender:
 
     def send(self, sockets: Iterable[BoundSocket]) -> None:
         """Send the sockets that the worker does not have. :raises OSError: if the worker reads none."""
-        wanted = set()
         for _, key, sock in sockets:
-            wanted.add(key)
             if key not in self._known:
                 socket.send_fds(self._channel, [b"%d" % key], [sock.fileno()])
-        self._known = wanted
+                self._known.add(key)
+
+    def keep(self, sockets: Iterable[BoundSocket]) -> None:
+        """Note that the worker has closed all sockets but these: a closed one is sent again when it is needed."""
+        self._known = {key for _, key, _ in sockets}
 
     def close(self) -> None:
         """Close the channel."""
@@ -47,11 +49,14 @@ class ReceivedSockets:
 
         :raises CannotStart: if a socket was not received.
         """
-        self._receive()
-        try:
-            return [BoundSocket(index, key, self._sockets[key]) for index, key in wanted]
-        except KeyError as error:
-            raise CannotStart(f"the socket {error} was not received") from None
+        # Those after the last wanted one belong to a later message, which is not to lose them to close_others().
+        missing = {key for _, key in wanted} - self._sockets.keys()
+        while missing:
+            received = self._receive()
+            if not received:
+                raise CannotStart(f"the socket {min(missing)} was not received")
+            missing -= received
+        return [BoundSocket(index, key, self._sockets[key]) for index, key in wanted]
 
     def close_others(self, wanted: Sequence[Sequence[int]]) -> None:
         """Close all sockets but those of ``wanted``."""
@@ -59,14 +64,13 @@ class ReceivedSockets:
         for key in self._sockets.keys() - kept:
             self._sockets.pop(key).close()
 
-    def _receive(self) -> None:
-        while True:
-            try:
-                text, descriptors, _, _ = socket.recv_fds(self._channel, _KEY_BYTES, 1)
-            except BlockingIOError:
-                return
-            if not text:
-                return  # the supervisor is gone
-            for descriptor in descriptors:
-                os.set_inheritable(descriptor, False)
-                self._sockets[int(text)] = socket.socket(fileno=descriptor)
+    def _receive(self) -> set[int]:
+        """Take the next socket, and return its key. Nothing is returned if there is none, or no supervisor any more."""
+        try:
+            text, descriptors, _, _ = socket.recv_fds(self._channel, _KEY_BYTES, 1)
+        except BlockingIOError:
+            return set()
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+            self._sockets[int(text)] = socket.socket(fileno=descriptor)
+        return {int(text)} if descriptors else set()

@@ -41,6 +41,7 @@ from passerelle.supervisor.maintenance import Maintenance
 from passerelle.supervisor.recorded_events import health_recorder
 from passerelle.supervisor.rollouts import Rollouts
 from passerelle.supervisor.splits import Settings, Splits
+from passerelle.supervisor.state_lock import StateInUse, StateLock
 from passerelle.supervisor.store_choice import store_for
 from passerelle.supervisor.webhook import WebhookSender
 from passerelle.supervisor.worker_main import StopRequest, build, tune_memory
@@ -52,8 +53,16 @@ from passerelle.upstream.members import InstanceSpec
 class StandaloneGateway:
     """The subject of the admin port of a gateway without a supervisor, and the host of its instances."""
 
-    def __init__(self, gateway: Gateway, active: ActiveConfig, listeners: Listeners, notifier: Notifier) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        active: ActiveConfig,
+        listeners: Listeners,
+        notifier: Notifier,
+        state_lock: StateLock,
+    ) -> None:
         self.state = "running"
+        self._state_lock = state_lock
         self.listeners = listeners
         self._notifier = notifier
         self.catalog = Catalog(self._on_found, _log)
@@ -275,6 +284,8 @@ class StandaloneGateway:
                     text = f"{self._active.file} was refused: {refused.problems[0]}"
                     self.events.record("reload", text, outcome="refused", problems=refused.problems)
                     raise
+                finally:
+                    self._state_lock.release(self.config)
                 self.events.record("reload", response["message"], outcome="applied")
                 return response
 
@@ -295,7 +306,10 @@ class StandaloneGateway:
         if local:
             raise ChangeRefused(f"services with app or run need `passerelle up`: {', '.join(local)}")
         try:
+            self._state_lock.take(config)
             opened = self.listeners.bind(config)
+        except StateInUse as error:
+            raise ChangeRefused(str(error)) from error
         except ports.PortTaken as error:
             raise ChangeRefused(f"listen: {error}") from error
         with opened:
@@ -359,10 +373,12 @@ async def serve(
     With ``follow`` the file is reloaded whenever it changes. ``overrides`` are the keys that the command line replaced.
     ``passed`` and ``notifier`` are those of systemd.
 
-    :raises CannotStart: if a port is taken or the access log cannot be opened.
+    :raises CannotStart: if a port or the folder for state is taken, or the access log cannot be opened.
     """
     stop = StopRequest()
     stop.listen()
+    state_lock = StateLock(Path(file).parent)
+    state_lock.take(config)
     listeners = Listeners(1, passed)
     try:
         with listeners.bind(config) as opened:
@@ -372,6 +388,7 @@ async def serve(
             admin_socket = ports.for_admin(config.admin.listen.host, config.admin.listen.port)
     except ports.PortTaken as error:
         listeners.close()
+        state_lock.release()
         raise CannotStart(str(error)) from error
     identity = wanted_identity(config)
     if identity is not None:
@@ -379,12 +396,13 @@ async def serve(
             config = drop(identity, config, Path(file).parent)
         except CannotStart:
             listeners.close()
+            state_lock.release()
             raise
         _log(f"running as the user {identity.name}")
     gateway = build(config)
     notifier = notifier or Notifier()
     active = ActiveConfig(config, text, file, Path(file), overrides)
-    standalone = StandaloneGateway(gateway, active, listeners, notifier)
+    standalone = StandaloneGateway(gateway, active, listeners, notifier, state_lock)
     standalone.catalog.exclude(listeners.addresses)
     for name in listeners.unused:
         _log(f"systemd has passed the socket {name}, which no listener uses")
@@ -424,4 +442,5 @@ async def serve(
     listeners.close()
     if admin is not None:
         await admin.stop()
+    state_lock.release()
     return 0

@@ -13,9 +13,14 @@ DEFAULT_FOLDER: Final = ".passerelle"
 """The folder for state beside the configuration file, unless that names another one."""
 
 
+def state_folder(config: Config, folder: Path) -> Path:
+    """Return the folder for state of a gateway whose file is in ``folder``."""
+    return config.state if config.state is not None else folder / DEFAULT_FOLDER
+
+
 def store_for(config: Config, folder: Path, log: Callable[[str], None]) -> SplitStore:
     """Return the store of a gateway whose file is in ``folder``: the Redis of ``config``, or its folder for state."""
-    file = FileStore(config.state if config.state is not None else folder / DEFAULT_FOLDER, log)
+    file = FileStore(state_folder(config, folder), log)
     if config.redis is None:
         return file
     # Imported here: the client of Redis is an optional dependency.

@@ -128,15 +128,12 @@ class Supervisor:
         self._handle_signals()
         fleet = self.fleet
         try:
+            fleet.state_lock.take(fleet.config)
             self._bind()
-        except ports.PortTaken as error:
-            fleet.listeners.close()
-            self._report.log(str(error))
-            return 1
-        try:
             self._drop()
-        except CannotStart as error:
+        except (ports.PortTaken, CannotStart) as error:
             fleet.listeners.close()
+            fleet.state_lock.release()
             self._report.log(str(error))
             return 1
         await fleet.catalog.prepare(fleet.config)
@@ -319,6 +316,7 @@ class Supervisor:
         survivors = [pid for process in processes if process is not None for pid in sorted(process.unkillable)]
         for pid in survivors:
             self._report.log(f"could not end the process {pid}: it is stuck in the kernel")
+        fleet.state_lock.release()
         self._report.log("stopped" if self._stop_requests < 2 else "killed")
         return bool(survivors)
 

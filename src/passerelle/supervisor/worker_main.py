@@ -105,6 +105,7 @@ class WorkerOperations:
             self._gateway.second_level.report_invalidations_to(self._send_invalidation)
         self._gateway.set_splits(message["splits"])
         host, port = await self._gateway.start(self._sockets.select(message["sockets"]))
+        self._sockets.close_others(message["sockets"])  # of the start of the process, before a reload
         self._started = True
         tune_memory()
         return {"host": host, "port": port}
@@ -129,7 +130,7 @@ class WorkerOperations:
         self._gateway.reload(config, instances, message["splits"])
         if self._started:
             await self._gateway.listen(sockets)
-            self._sockets.close_others(message["sockets"])
+        self._sockets.close_others(message["sockets"])
         tune_memory()
 
     async def metrics(self, message: Message) -> dict[str, Any]:

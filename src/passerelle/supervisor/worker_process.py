@@ -81,6 +81,9 @@ class WorkerProcess(SupervisedProcess):
         self._client: control_channel.ControlClient | None = None
         self._socket: socket.socket | None = None
         self._sender: SocketSender | None = None
+        self._given = ""  # the packed configuration with which the current process was started
+        # Held by a start and by a reload: the worker is sent one at a time, each with its configuration and sockets.
+        self._applying = asyncio.Lock()
 
     def _spawn(self) -> Process:
         with contextlib.ExitStack() as undo:
@@ -96,6 +99,7 @@ class WorkerProcess(SupervisedProcess):
                 raise StartFailed(f"cannot make a channel or pass the configuration on: {error.strerror}") from error
             undo.pop_all()
         self._socket = ours
+        self._given = self._config
         self._sender = SocketSender(sending, [each.key for each in self.sockets])
         return process
 
@@ -130,15 +134,8 @@ class WorkerProcess(SupervisedProcess):
         reading = asyncio.create_task(client.run())
         try:
             await self._may_listen.wait()
-            for service in self._services:
-                self.send_instances(service)
-            if self.maintenance is None or self.maintenance:
-                await self.send_maintenance()
-            if self.challenges:
-                await self.send_challenges()
-            self._send_sockets()  # those of a reload since the process was started
-            more = {"siblings": len(self.siblings) > 1, "splits": self.splits()}
-            await client.request("start", _START_LIMIT, sockets=_pairs(self.sockets), **more)
+            async with self._applying:
+                await self._start(client)
             self._mark_up()
             last_reply = self._clock()
             while not client.closed:
@@ -159,6 +156,21 @@ class WorkerProcess(SupervisedProcess):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _EXIT_LIMIT)
         return "closed its control channel and was killed"
+
+    async def _start(self, client: control_channel.ControlClient) -> None:
+        """Have the worker listen, with the configuration in force. :raises ControlError: if it cannot."""
+        if self._config != self._given:  # of a reload between the start of the process and its channel
+            await self._request_reload(client, self.splits())
+        for service in self._services:
+            self.send_instances(service)
+        if self.maintenance is None or self.maintenance:
+            await self.send_maintenance()
+        if self.challenges:
+            await self.send_challenges()
+        self._send_sockets()  # those of a reload since the process was started
+        more = {"siblings": len(self.siblings) > 1, "splits": self.splits()}
+        await client.request("start", _START_LIMIT, sockets=_pairs(self.sockets), **more)
+        self._keep_sockets()
 
     def _on_event(self, event: control_channel.Message) -> None:
         """Handle a report about an instance, an event, or an invalidation for the caches of the other workers."""
@@ -193,20 +205,39 @@ class WorkerProcess(SupervisedProcess):
 
         :raises ControlError: if the worker cannot apply it; then the worker keeps the previous one.
         """
-        before = self._config, self.sockets
-        self._config, self.sockets = config, sockets
-        if self._client is not None:
+        async with self._applying:
+            before = self._config, self.sockets
+            self._config, self.sockets = config, sockets
             client = self._client
-            more = {"instances": {service.name: service.listing() for service in self._services}}
+            if client is None:
+                return
             try:
-                self._send_sockets()
-                pairs = _pairs(sockets)
-                await client.request("reload", _START_LIMIT, config=config, sockets=pairs, splits=splits or {}, **more)
+                await self._request_reload(client, splits or {})
             except control_channel.ControlError:
                 if not client.closed:
                     self._config, self.sockets = before
                     raise
                 # A worker that has died meanwhile is restarted with the new configuration.
+
+    async def restore(self, config: str, sockets: Sequence[BoundSocket], splits: dict[str, Any]) -> None:
+        """Apply the configuration from before a reload that failed, like :meth:`reload`.
+
+        :raises ControlError: if the worker cannot apply it; then its next start does.
+        """
+        try:
+            await self.reload(config, sockets, splits)
+        except control_channel.ControlError:
+            self._config, self.sockets = config, sockets
+            raise
+
+    async def _request_reload(self, client: control_channel.ControlClient, splits: dict[str, Any]) -> None:
+        self._send_sockets()
+        more = {"instances": {service.name: service.listing() for service in self._services}, "splits": splits}
+        pairs = _pairs(self.sockets)
+        config = self._config
+        await client.request("reload", _START_LIMIT, config=config, sockets=pairs, **more)
+        self._given = config
+        self._keep_sockets()
 
     def _send_sockets(self) -> None:
         """Send the worker the sockets that it does not have. :raises ControlError: if it does not receive them."""
@@ -215,6 +246,11 @@ class WorkerProcess(SupervisedProcess):
             self._sender.send(self.sockets)
         except OSError as error:
             raise control_channel.ControlError(f"cannot pass a socket on: {error.strerror}") from error
+
+    def _keep_sockets(self) -> None:
+        """Note that the worker has closed all sockets but those in force."""
+        assert self._sender is not None
+        self._sender.keep(self.sockets)
 
     def send_invalidation(self, event: control_channel.Message) -> None:
         """Send the invalidations of a request to a sibling to the worker, if it runs."""

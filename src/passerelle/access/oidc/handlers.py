@@ -35,6 +35,7 @@ from passerelle.security.oidc.tokens import (
 _MOST_PARAMETERS: Final = 20
 _LONGEST_CODE: Final = 4096
 _MOST_ENDING: Final = 64
+"""The most logouts of each channel that wait for the store."""
 
 
 def parameters(text: bytes) -> dict[str, str]:
@@ -51,6 +52,20 @@ def parameters(text: bytes) -> dict[str, str]:
     return found
 
 
+class _Channel:
+    """The logouts over the front channel or over the back channel that wait for the store: ``waiting`` of them."""
+
+    def __init__(self, name: str) -> None:
+        self.waiting = 0
+        self._name = name
+
+    def take(self) -> None:
+        """Take a place. Raises :class:`Failure` (503) if there is none."""
+        if self.waiting >= _MOST_ENDING:
+            raise Failure(Kind.OVERLOADED, f"{_MOST_ENDING} {self._name} logouts wait")
+        self.waiting += 1
+
+
 class OidcHandler:
     """Handles the requests of the route."""
 
@@ -58,7 +73,10 @@ class OidcHandler:
         self, provider: OidcProvider, sessions: SessionProvider, cookies: LoginCookies, renewals: Renewals | None
     ) -> None:
         self._renewals = renewals
-        self._ending = 0
+        # A client needs no credential for the front channel: it may fill neither the queue of writes nor the places of
+        # the back channel, whose requests the provider signs.
+        self._front = _Channel("front-channel")
+        self._back = _Channel("back-channel")
         self._provider = provider
         self._sessions = sessions
         self._cookies = cookies
@@ -241,23 +259,20 @@ class OidcHandler:
             sub, sid = check_logout_token(claims, settings.issuer, settings.client, settings.leeway, time.time())
         except CredentialRejected as reason:
             raise Failure(Kind.BAD_REQUEST, f"a back-channel logout: {reason}") from None
-        self._end_linked(exchange, self._links(None if sid is not None else sub, sid)[0])
+        self._end_linked(exchange, self._links(None if sid is not None else sub, sid)[0], self._back)
 
     def _front_channel(self, exchange: HandlerExchange, call: GuardedCall) -> None:
         given = parameters(call.query[1:])
         sid = given.get("sid", "")
         if given.get("iss") != self._provider.settings.issuer or not sid:
             raise Failure(Kind.BAD_REQUEST, "a front-channel logout without the issuer or the session")
-        self._end_linked(exchange, self._links(None, sid)[0])
+        self._end_linked(exchange, self._links(None, sid)[0], self._front)
 
-    def _end_linked(self, exchange: HandlerExchange, link: bytes) -> None:
-        # A client needs no credential for the front channel: it may not fill the queue of writes.
-        if self._ending >= _MOST_ENDING:
-            raise Failure(Kind.OVERLOADED, f"{_MOST_ENDING} logouts of the provider wait")
-        self._ending += 1
+    def _end_linked(self, exchange: HandlerExchange, link: bytes, channel: _Channel) -> None:
+        channel.take()
 
         def done(failure: Failure | None) -> None:
-            self._ending -= 1
+            channel.waiting -= 1
             if failure is not None:
                 exchange.on_failure(failure)
             else:
@@ -266,7 +281,7 @@ class OidcHandler:
         try:
             self._sessions.end_linked(link, done)
         except Failure:
-            self._ending -= 1
+            channel.waiting -= 1
             raise
 
     def _links(self, sub: object, sid: object) -> tuple[bytes, ...]:

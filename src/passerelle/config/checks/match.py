@@ -1,10 +1,14 @@
-"""Checks of routes with the same host and path: that one of them is the most specific, and that each can be reached."""
+"""Checks of routes with the same host and path.
+
+One of them must be the most specific, and each must be reachable. Requests that lack the conditions of a protected
+route should meet no open one.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from passerelle.config.models.config import Config, Route
 from passerelle.config.problems import Finding, Loc, key_of
@@ -38,7 +42,7 @@ def route_order_errors(routes: Sequence[Place]) -> Iterator[Finding]:
 
 
 def match_warnings(config: Config) -> Iterator[Finding]:
-    """Find routes that no request reaches, priorities without an effect, and preflights of other routes."""
+    """Find routes that no request reaches or that are open by mistake, useless priorities, and other preflights."""
     places: list[Place] = [(("routes", index), route) for index, route in enumerate(config.routes)]
     groups = _groups(places)
     shared = {loc for group in groups.values() if len(group) > 1 for loc, _ in group}
@@ -54,11 +58,39 @@ def match_warnings(config: Config) -> Iterator[Finding]:
             yield Finding((*loc, "path"), message)
         if route.priority and loc not in shared:
             yield Finding((*loc, "priority"), "without an effect: no other route has the same host and path")
+    yield from _open_fallbacks(config, groups.values())
     for group in groups.values():
         for (first, one), (loc, other) in itertools.pairwise(group):
             if (one.conditions or other.conditions) and one.cors != other.cors:
                 message = f"differs from cors of {key_of(first)}; a preflight has no cookies and no values of fields"
                 yield Finding((*loc, "cors") if other.cors is not None else (*loc, "path"), f"cors {message}")
+
+
+def _open_fallbacks(config: Config, groups: Iterable[Sequence[Place]]) -> Iterator[Finding]:
+    """Find routes without `auth` that take the requests that lack the conditions of a route with `auth`."""
+    found: dict[Loc, Loc] = {}
+    for group in groups:
+        for (first, one), (loc, other) in itertools.permutations(group, 2):
+            if one.auth and one.conditions and loc not in found and _is_open(config, other):
+                shared = one.accepted is None or other.accepted is None or one.accepted & other.accepted
+                if shared and _falls_to(one, other):
+                    found[loc] = first
+    for loc, first in found.items():
+        message = f"has no auth, and takes the requests that lack the conditions of {key_of(first)}, which has auth"
+        yield Finding((*loc, "path"), message)
+
+
+def _is_open(config: Config, route: Route) -> bool:
+    """Return whether every client gets what the route serves; redirects and fixed responses serve nothing."""
+    guarded = route.auth or route.forward_auth or any(config.plugins[name].kind == "guard" for name in route.plugins)
+    return not guarded and (bool(route.destinations) or route.static is not None) and not route.login
+
+
+def _falls_to(one: Route, other: Route) -> bool:
+    """Return whether a request that lacks conditions of ``one`` may reach ``other``, and needs no other condition."""
+    if any(never_together(*pair) for pair in itertools.product(one.conditions, other.conditions)):
+        return False
+    return not all(any(implies(each, wanted) for each in other.conditions) for wanted in one.conditions)
 
 
 def _groups(routes: Sequence[Place]) -> dict[tuple[str | None, str], list[Place]]:

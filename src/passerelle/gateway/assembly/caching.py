@@ -30,6 +30,7 @@ def evict_changed_routes(cache: Cache, config: Config, era: object) -> None:
     """Apply ``config`` to ``cache``, and evict what was stored under rules that its routes do not have any more."""
     cache.era = era
     cache.store.resize(config.cache.memory)
+    cache.max_refreshes = config.cache.refreshes
     before, seen = cache.rules, cache.rules_seen
     now = cache.rules = dict(_route_rules(config))
     in_force = {rules.identity for rules in now.values()}
@@ -102,10 +103,7 @@ def open_cache(config: Config, before: Cache | None = None) -> Cache | None:
     """Return the cache of a worker, ``before`` where there is one already; None if no route is cached."""
     if not any(route.is_cached for route in config.routes):
         return None
-    if before is None:
-        return Cache(config.cache.memory, config.cache.refreshes)
-    before.max_refreshes = config.cache.refreshes
-    return before
+    return Cache(config.cache.memory, config.cache.refreshes) if before is None else before
 
 
 def make_plan(

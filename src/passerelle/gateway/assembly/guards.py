@@ -161,6 +161,7 @@ class GuardFactory:
             if config.keys.fixed or config.keys.query is not None:
                 in_query = QUERY_KEY_FIELD if config.keys.query is not None else None
                 self._keys.method.extend(fixed_keys(config.keys), in_query)
+        self._basic_throttle: LoginThrottle | RedisLoginThrottle | None = None  # for users kept from ``before``
         self._basic: BasicProvider | None = self._open_users(loop, before._basic if before is not None else None)
         if self._basic is not None:
             self._methods["basic"] = self._basic.method
@@ -184,16 +185,21 @@ class GuardFactory:
             self._methods["jwt"] = self._tokens.method
 
     def start(self, before: GuardFactory | None = None) -> None:
-        """Start the background work of the providers, except of those shared with ``before``."""
+        """Start the background work of the providers, except of those shared with ``before``; put limits in force."""
+        if self._basic is not None and self._basic_throttle is not None:
+            self._basic.method.limit(self._basic_throttle)
         for part in self._background(before):
             part.start()
         self.plugins.host.start()
 
-    def stop(self, after: GuardFactory | None = None) -> None:
-        """Stop the background work of the providers, except of those shared with ``after``."""
+    def stop(self, after: GuardFactory | None = None, is_needed: Callable[[], bool] = lambda: False) -> None:
+        """Stop the background work of the providers, except of those shared with ``after``.
+
+        For ``is_needed`` see :meth:`passerelle.plugin_host.host.PluginHost.stop`.
+        """
         for part in self._background(after):
             part.stop()
-        self.plugins.host.stop(after.plugins.host if after is not None else None)
+        self.plugins.host.stop(after.plugins.host if after is not None else None, is_needed)
 
     def _background(
         self, other: GuardFactory | None
@@ -348,7 +354,7 @@ class GuardFactory:
         settings = BasicSettings(basic.file, basic.realm, basic.remember)
         throttle = self._throttle("basic", basic)  # no label of a route, which has a path
         if before is not None and before.settings == settings:
-            before.method.limit(throttle)
+            self._basic_throttle = throttle  # applied by start(): until then this configuration may still fail
             return before
         try:
             return BasicProvider(settings, loop, throttle, self._subscribers.of)

@@ -14,11 +14,10 @@ from passerelle.config.models.config import Config
 from passerelle.config.models.split import Override as OverrideSettings
 from passerelle.config.models.split import Split
 from passerelle.gateway.splitter import Override, Splitter, UserOf
-from passerelle.http1.head import RequestHead
 from passerelle.proxy_cache.cache import CachePlan
 from passerelle.security.addresses import AddressSet, Subscribers
 from passerelle.security.credentials.sessions import SessionCookies
-from passerelle.security.guard import GuardedCall
+from passerelle.security.guard import FieldSource, GuardedCall
 from passerelle.upstream.request import CallPolicy
 from passerelle.upstream.side_counts import (
     CountedRequests,
@@ -115,7 +114,7 @@ def _user_in(settings: Split) -> UserIn:
     return address_in if by.source == "address" else consumer_in
 
 
-def _consumer(head: RequestHead, call: GuardedCall | None) -> bytes | None:
+def _consumer(head: FieldSource, call: GuardedCall | None) -> bytes | None:
     return call.identity.consumer.encode() if call is not None and call.identity is not None else None
 
 

@@ -199,6 +199,20 @@ class Listener:
         if self.descriptors is not None:
             self.descriptors.check()
 
+    def waiting_now(self) -> Callable[[], bool]:
+        """Return a function that returns whether a request of now still waits for the first byte of its response."""
+        waiting = [(each, each.exchange) for each in self.connections if each.exchange is not None]
+
+        def is_any_left() -> bool:
+            waiting[:] = [
+                (connection, exchange)
+                for connection, exchange in waiting
+                if connection.exchange is exchange and not connection.response_started
+            ]
+            return bool(waiting)
+
+        return is_any_left
+
     def drain(self) -> None:
         """Close idle connections now, and each of the others after its current request."""
         self.draining = True

@@ -271,6 +271,11 @@ class ResponseWriter(asyncio.Protocol, ABC):
         return None
 
     @property
+    def exchange(self) -> ServerExchange | None:
+        """The exchange of the current request; None between requests."""
+        return self._exchange
+
+    @property
     def response_started(self) -> bool:
         """Whether a byte of the final response was written."""
         return self._started
