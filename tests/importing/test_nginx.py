@@ -304,6 +304,31 @@ def test_internal_locations_are_not_for_clients(tmp_path: Path) -> None:
     assert [each.rpartition(": ")[2] for each in skipped] == [why, why]
 
 
+TRIED = [
+    ("try_files /site/public/$uri =404;", {"static": {"folder": "/w/site/public"}}),
+    ("try_files $uri /site/$uri =404;", {"respond": 501}),
+    ("try_files /$host/$uri =404;", {"respond": 501}),
+]
+
+
+@pytest.mark.parametrize(("line", "action"), TRIED)
+def test_no_other_files_are_served_than_those_that_nginx_tries(
+    tmp_path: Path, line: str, action: dict[str, Any]
+) -> None:
+    route, skipped = route_of(tmp_path, "location / {", "root /w;", line, "}")
+    assert route == {"path": "/{rest*}", **action}
+    assert bool(skipped) is ("respond" in action)
+
+
+@pytest.mark.parametrize("inner", ["proxy_pass http://$backend;", "return 200 $host;", ""])
+def test_a_location_without_a_counterpart_is_closed_since_a_wider_one_would_take_its_requests(
+    tmp_path: Path, inner: str
+) -> None:
+    found, skipped = imported(tmp_path, server(f"location /a/ {{ {inner} }}", f"location / {{ {PASS} }}"))
+    assert found["routes"][0] == {"path": "/a/{rest*}", "respond": 501}
+    assert len(skipped) == 1 and skipped[0].endswith("; until then the route responds 501")
+
+
 CACHES = [
     ("proxy_cache_key $scheme$proxy_host$request_uri;", {"ttl": "30s"}),
     ("proxy_cache_key $host$uri$is_args$args$http_accept_language;", {"ttl": "30s", "vary_on": ["Accept-Language"]}),
@@ -430,6 +455,9 @@ PATTERNS = [
     ("^/v/", "/v/{rest*}"),
     ("^/user/(?!a)\\d+$", None),
     ("^/(a/b|c)$", None),
+    ("^/a/.*[.]html", None),
+    ("^/a/x[^-]+$", None),
+    ("^/a/(x.*)/b$", None),
     ("\\.php$", None),
     ("^/a|/b$", None),
     ("^/x/(.*)/y$", None),

@@ -161,7 +161,7 @@ tcp: {routers: {}}
     found, skipped = imported(tmp_path, text)
     assert found["listen"] == "0.0.0.0:443"
     assert found["tls"] == {"certificate": "a.pem", "key": "a.key"}
-    assert found["routes"] == [{"path": "/b", "service": "s"}]
+    assert found["routes"] == [{"path": "/a", "respond": 501}, {"path": "/b", "service": "s"}]
     assert found["services"]["s"]["host"] == "upstream"
     assert [each.rpartition(": ")[0] for each in skipped] == [
         "2: entryPoints.web",
@@ -219,7 +219,9 @@ def test_labels_of_a_compose_file_are_read(tmp_path: Path) -> None:
         ("/api", "/"),
         ("/api/{rest*}", "/{rest}"),
         ("/plain", None),
+        ("/lost", None),
     ]
+    assert found["routes"][-1]["respond"] == 501
     assert skipped[0].startswith("14: services.lost: no port is known")
 
 

@@ -319,7 +319,8 @@ class _Importer:
                 self._draft.routes.append(DraftRoute(closed(base), *place))
                 continue
             action = self._action(location, path)
-            if action is None:
+            if action is None:  # a wider route, which may have fewer guards, is not to take its requests
+                self._draft.routes.append(DraftRoute(closed(base), *place))
                 continue
             fitting = {key: value for key, value in keys.items() if "service" in action or key not in OF_SERVICES}
             if "redirect" in action:
@@ -340,7 +341,7 @@ class _Importer:
         if returned is not None and conditions:
             inner = conditions[0].block or []
             if conditions[0].args[:1] != ["$request_uri"] or [each.name for each in inner] != ["return"]:
-                self._skip(returned, "it depends on a condition; no route was written")
+                self._skip(returned, "it depends on a condition; until then the route responds 501")
                 return None
             # In a location for one path, as the export of passerelle writes it.
             conditions[0].used, returned = True, inner[0]
@@ -348,21 +349,21 @@ class _Importer:
         if returned is not None:
             action = returned_action(returned, path)
             if action is None:
-                self._skip(returned, "its variables have no counterpart; no route was written")
+                self._skip(returned, "its variables have no counterpart; until then the route responds 501")
             return action
         proxied = own.one("proxy_pass")
         if proxied is not None:
             return self._proxied(location, proxied, path)
         folder, alias = scope.one("root"), own.one("alias")
         if (folder or alias) is None:
-            self._skip(directive, "nothing in it says what responds; no route was written")
+            self._skip(directive, "nothing in it says what responds; until then the route responds 501")
             return None
         return self._static(location, path, folder, alias)
 
     def _proxied(self, location: _Location, proxied: Directive, path: str) -> dict[str, Any] | None:
         found = split_url(proxied.args[0] if proxied.args else "")
         if found is None:
-            self._skip(proxied, "its variables or its query have no counterpart; no route was written")
+            self._skip(proxied, "its variables or its query have no counterpart; until then the route responds 501")
             return None
         scheme, authority, uri = found
         action: dict[str, Any] = {"service": self._service(location.scope, scheme, authority)}
@@ -371,7 +372,7 @@ class _Importer:
         if own is not None:
             rewrite = template_of(own, path)
             if rewrite is None:
-                self._skip(own, f"{WHY['rewrite']}; no route was written")
+                self._skip(own, f"{WHY['rewrite']}; until then the route responds 501")
                 return None
         if rewrite is not None and rewrite != path.replace("*}", "}"):
             action["rewrite"] = rewrite
@@ -458,7 +459,7 @@ class _Importer:
         chosen = alias or folder
         assert chosen is not None
         if "$" in chosen.args[0]:
-            self._skip(chosen, "its variables have no counterpart; no route was written")
+            self._skip(chosen, "its variables have no counterpart; until then the route responds 501")
             return None
         static: dict[str, Any] = {"folder": chosen.args[0].rstrip("/") or "/"}
         action: dict[str, Any] = {"static": static}
@@ -476,21 +477,27 @@ class _Importer:
             names = [name for name in index.args if not name.startswith("/")]
             static["index"] = names[0] if len(names) == 1 else names
         tried = location.scope.one("try_files")
-        if tried is not None:
-            self._try_files(tried, static)
-        return action
+        return action if tried is None or self._try_files(tried, static) else None
 
-    def _try_files(self, tried: Directive, static: dict[str, Any]) -> None:
+    def _try_files(self, tried: Directive, static: dict[str, Any]) -> bool:
+        """Read `try_files`; return whether the route would serve no other files than nginx does."""
         *names, last = tried.args
+        below = re.fullmatch(r"(/[^$]*?)/?\$uri", names[0]) if len(names) == 1 else None
+        if below is not None and below[1].strip("/"):
+            static["folder"] = static["folder"].rstrip("/") + below[1]
+        elif [name for name in names if not name.startswith("$uri")]:
+            self._skip(
+                tried, "files that do not begin with $uri have no counterpart; until then the route responds 501"
+            )
+            return False
         patterns = [name.replace("$uri", "{path}") for name in names if name.startswith("$uri") and name != "$uri/"]
-        if [name for name in names if not name.startswith("$uri")]:
-            self._skip(tried, "files that do not begin with $uri have no counterpart")
         if patterns not in ([], ["{path}"]):
             static["try_files"] = patterns
         if last.startswith("/") and "$" not in last.partition("?")[0]:
             static["fallback"] = last.partition("?")[0]
         elif last != "=404":
             self._skip(tried, f"the last parameter {last} has no counterpart")
+        return True
 
     # ---- the keys of routes
 

@@ -89,12 +89,18 @@ def _read_expression(expression: str) -> tuple[str, list[str | None]] | None:
 
 
 def _steps(text: str) -> list[str] | None:
-    """Return the segments of an expression; None if a class or group has a slash, apart from ``[^/]``."""
-    hidden = re.sub(r"\[\^([^\]/]+)/\]", r"[^\1]", text).replace("[^/]", "[^\0]")  # no segment has a slash
+    """Return the segments of an expression; None if something in one of them matches a slash as well."""
+    hidden = re.sub(r"\[\^([^\]/]*)/([^\]/]*)\]", r"[^\1\0\2]", text)  # `[^/]` and `[^-/]` match none
     for inner in re.findall(r"\[[^\]]*\]|\([^()]*\)", hidden):
-        if "/" in inner:
+        if "/" in inner or (inner.startswith("[^") and "\0" not in inner):
             return None
-    return [step.replace("[^\0]", "[^/]") for step in hidden.split("/")]
+    *steps, last = hidden.split("/")
+    if any(re.search(r"(?<!\\)\.[*+?{]", step) for step in (*steps, last if last not in _RESTS else "")):
+        return None
+    return [step.replace("[^\0]", "[^/]").replace("\0", "") for step in (*steps, last)]
+
+
+_RESTS = (".*", ".+", "(.*)", "(.+)")
 
 
 def template_of(rewrite: Directive, path: str) -> str | None:

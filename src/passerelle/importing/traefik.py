@@ -162,7 +162,9 @@ class _Importer:
         balancer = found.table("loadBalancer") if isinstance(found, Table) else Table()
         servers = balancer.tables("servers")
         if not servers:
-            self._skip(line, f"{what}.service {name}", "it has no servers in this file; no route was written")
+            self._skip(
+                line, f"{what}.service {name}", "it has no servers in this file; until then the route responds 501"
+            )
             return None
         targets: list[Any] = []
         weighted = False
@@ -353,6 +355,8 @@ def _routes(match: Match, path: str, is_prefix: bool, service: str | None, steps
         elif service is not None:
             rewrite = _rewritten(each, steps)
             found.append(keys | {"service": service} | ({"rewrite": rewrite} if rewrite else {}) | steps.keys)
+        else:
+            found.append(closed(keys))
     return found
 
 
