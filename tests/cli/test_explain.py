@@ -489,6 +489,7 @@ routes:
   - {path: "/a/{id}", service: v}
   - {path: "/b/{id}", service: v, encoded_slashes: keep, match: {headers: {X-Api-Key: s3cret}}}
   - {path: "/b/{id}", service: v, methods: PUT}
+  - {path: "/c/{rest*}", service: u, match: {path: {pattern: ".*[.]php"}}}
 """
 
 
@@ -507,6 +508,9 @@ def test_conditions_that_hold_and_those_that_fail(run: Run) -> None:
     )
     assert "priority  2\n" in out and "priority: the route matches too, but is less specific\n" in out
     assert "path: segment 2 is 'x', which {id:int} does not match\n" in run("explain", "m.yaml", "GET", "/a/x")[1]
+    out = run("explain", "m.yaml", "GET", "/c//x/%2e/y.ph%70")[1]
+    assert "match     path matches '.*[.]php'\n" in out
+    assert "match: path is '/c/y' (needed: matches '.*[.]php')\n" in run("explain", "m.yaml", "GET", "/c/./y")[1]
     listed = run("routes", "m.yaml")[1]
     assert "MATCH" in listed and "PRIORITY" in listed
     assert "header x-api-key has a value that is not shown, as it may be a secret" in listed and "s3cret" not in listed

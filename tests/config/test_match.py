@@ -116,6 +116,6 @@ def test_labels_are_stable_and_have_no_values() -> None:
 
 
 def test_the_schema_has_the_conditions() -> None:
-    assert {"headers", "query", "cookies", "clients", "content_type"} == set(
+    assert {"headers", "query", "cookies", "clients", "content_type", "path"} == set(
         json_schema()["$defs"]["Match"]["properties"]
     )

@@ -114,6 +114,42 @@ def test_conditions_over_many_spellings(spellings: Sides) -> None:
             assert spellings.get(f"/{number}{target}", *fields) == b"a", (match, target, fields[:3])
 
 
+def test_conditions_on_the_whole_path_see_its_canonical_form(rig: Rig) -> None:
+    scripts = {"path": {"pattern": ".*[.](php|bak)(/.*)?"}}
+    routes: list[dict[str, Any]] = [
+        {"path": "/{rest*}", "service": "a"},
+        {"path": "/{rest*}", "service": "b", "match": scripts},
+        {"path": "/{rest*}", "service": "b", "match": {"path": {"prefix": "/%C3%BC"}}, "priority": 1},
+        {"path": "/own/{rest*}", "service": "a", "encoded_slashes": "keep"},
+    ]
+    sides = Sides(rig, routes)
+    for target in (
+        "/x.php",
+        "/a/b/c.bak",
+        "/x.php/y",
+        "/%78.ph%70?q=1",
+        "//a//.//x%2ephp",
+        "/a/%2e%2e/x.php",
+        "/%c3%bc/x",
+    ):
+        assert sides.get(target) == b"b", target
+    for target in ("/", "/x.phps", "/x.PHP", "/a?x.php", "/own/x.php", "/own/a%2Fx.php", "/x%2520.php/../y"):
+        assert sides.get(target) == b"a", target
+    assert sides.get("/a%2Fx.php") == b"400"
+
+
+def test_a_preflight_for_a_path_goes_to_the_route_of_that_path(rig: Rig) -> None:
+    cors = {"origins": ["https://a.example"]}
+    routes: list[dict[str, Any]] = [
+        {"path": "/{rest*}", "service": "a"},
+        {"path": "/{rest*}", "service": "b", "match": {"path": {"pattern": ".*[.]json"}}, "cors": cors},
+    ]
+    sides = Sides(rig, routes)
+    fields = (("Origin", "https://a.example"), ("Access-Control-Request-Method", "GET"))
+    assert sides.client.request("OPTIONS", "/x.json", *fields).status == 204
+    assert sides.get("/x.txt", *fields, method="OPTIONS") == b"a"
+
+
 def test_the_most_specific_route_whose_conditions_hold_serves(rig: Rig) -> None:
     sides = Sides(
         rig,

@@ -184,3 +184,40 @@ def test_a_file_with_odd_types_is_read(tmp_path: Path) -> None:
     text = f"services: {services}\nplugins: 1"
     found, _ = imported(tmp_path, text)
     assert found["routes"]
+
+
+def test_origins_have_no_default_ports(tmp_path: Path) -> None:
+    origins = "[http://a:80, http://a, https://b:443, http://c:443]"
+    routes, skipped = with_plugin(tmp_path, f"[{{name: cors, config: {{origins: {origins}}}}}]")
+    assert (routes[0]["cors"]["origins"], skipped) == (["http://a", "https://b", "http://c:443"], [])
+
+
+def test_cors_has_no_methods_that_the_route_does_not_accept(tmp_path: Path) -> None:
+    plugins = "[{name: cors, config: {methods: [GET, HEAD, PUT, OPTIONS]}}]"
+    routes, skipped = with_plugin(tmp_path, plugins, ", strip_path: false, methods: [GET, POST]")
+    assert (routes[0]["cors"], skipped) == ({"origins": ["*"], "methods": ["GET", "HEAD"]}, [])
+
+
+def test_probes_have_thresholds(tmp_path: Path) -> None:
+    text = """_format_version: "3.0"
+upstreams:
+  - name: u
+    targets: [{target: "127.0.0.1:1"}]
+    healthchecks:
+      active:
+        {http_path: /h, timeout: 2, healthy: {interval: 9, successes: 3}, unhealthy: {http_failures: 4, timeouts: 2}}
+services: [{name: s, host: u, routes: [{name: r, paths: [/a], strip_path: false}]}]
+"""
+    found, skipped = imported(tmp_path, text)
+    assert skipped == []
+    assert found["services"]["s"]["health"] == {"path": "/h", "interval": "9s", "timeout": "2s", "rise": 3, "fall": 2}
+
+
+def test_values_with_variables_and_logs_are_listed_and_close_no_route(tmp_path: Path) -> None:
+    transform = '{name: request-transformer, config: {add: {headers: ["X-T: $(date)", "X-U: 1"]}}}'
+    routes, skipped = with_plugin(tmp_path, f"[{transform}, {{name: loggly, config: {{key: k}}}}]")
+    assert routes[0]["request_headers"] == {"set": {"X-U": "1"}}
+    assert [each.partition(": ")[2] for each in skipped] == [
+        "request_headers X-T: its variables have no counterpart",
+        "plugin loggly: write access_log",
+    ]

@@ -134,7 +134,10 @@ def test_returns_become_redirects_and_responses(tmp_path: Path, line: str, actio
 
 
 LISTED = [
-    ("location ~ \\.php$ { fastcgi_pass 127.0.0.1:9000; }", "3: location ~ \\.php$: expressions have no counterpart"),
+    (
+        "location ~ \\.php$ { fastcgi_pass 127.0.0.1:9000; }",
+        "3: location ~ \\.php$: this expression has no counterpart",
+    ),
     ("location / { proxy_pass http://$backend; }", "3: proxy_pass http://$backend: its variables or its query"),
     ("location @named { proxy_pass http://127.0.0.1:1; }", "3: location @named: a named location"),
     ("rewrite ^/a /b last;", "3: rewrite ^/a: expressions have no counterpart"),
@@ -173,11 +176,11 @@ server { listen 443 ssl; server_name a.example *.b.example .c.example;
 server { listen 80; server_name a.example; return 301 https://$host$request_uri; }
 server { listen 443 ssl; server_name ~^(?<user>.+)\\.d\\.example$; location / { proxy_pass http://127.0.0.1:1; } }"""
     found, skipped = imported(tmp_path, text)
-    assert found["listen"] == "0.0.0.0:443"
+    assert found["listen"] == ["0.0.0.0:443", {"address": "0.0.0.0:80", "https_redirect": 301}]
     assert found["tls"] == {"certificate": "/c.pem", "key": "/k.pem"}
     assert [route["host"] for route in found["routes"]] == [["a.example", "*.b.example", "c.example", "*.c.example"]]
-    assert [each.partition(": ")[0] for each in skipped] == ["3", "9", "10"]
-    assert "variables" in skipped[0] and "one listener" in skipped[1] and "expressions of hosts" in skipped[2]
+    assert [each.partition(": ")[0] for each in skipped] == ["3", "10"]
+    assert "variables" in skipped[0] and "expressions of hosts" in skipped[1]
 
 
 def test_files_that_are_included_are_read_with_their_lines(tmp_path: Path) -> None:
@@ -187,6 +190,191 @@ def test_files_that_are_included_are_read_with_their_lines(tmp_path: Path) -> No
     found, skipped = imported(tmp_path, "include conf.d/*.conf;\ninclude proxy.inc;\ninclude conf.d/none-*.conf;")
     assert found["routes"] == [{"path": "/a/{rest*}", "service": "service-127-0-0-1-1", "timeout": "7s"}]
     assert skipped == ["4: odd: passerelle has no counterpart for it"]
+
+
+def test_lines_behind_an_include_are_those_of_the_file_around_it(tmp_path: Path) -> None:
+    (tmp_path / "proxy.inc").write_text("odd;\n")
+    (tmp_path / "nginx.conf").write_text("include proxy.inc;\nstrange;\n" + server("return 204;"))
+    _, skipped = import_nginx(str(tmp_path / "nginx.conf"))
+    assert [(Path(each.file).name, each.line, each.what) for each in skipped] == [
+        ("nginx.conf", 2, "strange"),
+        ("proxy.inc", 1, "odd"),
+    ]
+
+
+TLS = "ssl_certificate /c.pem; ssl_certificate_key /k.pem;"
+LISTENERS = [
+    (["listen 80; listen [::]:80; return 204;"], ["0.0.0.0:80", "[::]:80"]),
+    (["listen unix:/run/g.sock; return 204;"], "unix:/run/g.sock"),
+    (
+        [f"listen 80; listen 443 ssl; {TLS} return 204;"],
+        [{"address": "0.0.0.0:80", "tls": False}, "0.0.0.0:443"],
+    ),
+    (
+        [
+            f"listen 443 ssl; {TLS} return 204;",
+            "listen 80; listen [::]:80; server_name a.example; location /.well-known/acme-challenge/ { root /w; } "
+            "location / { return 308 https://a.example$request_uri; }",
+        ],
+        [
+            "0.0.0.0:443",
+            {"address": "0.0.0.0:80", "https_redirect": 308},
+            {"address": "[::]:80", "https_redirect": 308},
+        ],
+    ),
+    (
+        [
+            f"listen 443 ssl; {TLS} return 204;",
+            "listen 80; if ($host = a.example) { return 301 https://$host$request_uri; } return 404;",
+        ],
+        ["0.0.0.0:443", {"address": "0.0.0.0:80", "https_redirect": 301}],
+    ),
+]
+
+
+@pytest.mark.parametrize(("servers", "listen"), LISTENERS)
+def test_listeners_and_redirects_to_https(tmp_path: Path, servers: list[str], listen: Any) -> None:
+    found, skipped = imported(tmp_path, "\n".join(f"server {{ {each} }}" for each in servers))
+    assert (found["listen"], skipped) == (listen, [])
+    assert [route["respond"] for route in found["routes"]] == [204]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "location / { return 301 https://else.example$request_uri; }",
+        "location / { return 302 https://$host$request_uri; }",
+        "location /x/ { proxy_pass http://127.0.0.1:1; } location / { return 301 https://$host$request_uri; }",
+        "return 204;",
+    ],
+)
+def test_a_plain_server_that_does_more_than_redirect_is_listed(tmp_path: Path, other: str) -> None:
+    text = f"server {{ listen 443 ssl; {TLS} return 204; }}\nserver {{ listen 80; {other} }}"
+    found, skipped = imported(tmp_path, text)
+    assert found["listen"] == "0.0.0.0:443"
+    assert skipped == ["4: server: routes are for all listeners; run another gateway for 0.0.0.0:80"]
+
+
+def test_what_listeners_cannot_have_is_listed(tmp_path: Path) -> None:
+    text = f"server {{ listen 443 ssl; listen 443 quic; {TLS} return 204; }}\n"
+    text += "server { listen 443 ssl proxy_protocol; listen 8443 ssl; server_name b; return 200; }"
+    found, skipped = imported(tmp_path, text)
+    assert found["listen"] == "0.0.0.0:443"
+    assert skipped == [
+        "3: listen 443 quic: passerelle has no HTTP/3",
+        "4: listen 443 ssl proxy_protocol: write proxy_protocol of it",
+        "4: listen: its routes are for all listeners; write 0.0.0.0:8443 in listen if that is right",
+    ]
+
+
+def test_real_ip_becomes_trusted_proxies_if_all_servers_have_the_same(tmp_path: Path) -> None:
+    trust = "set_real_ip_from 10.0.0.0/8; set_real_ip_from 192.0.2.1; real_ip_header X-Forwarded-For;"
+    found, skipped = imported(tmp_path, f"{trust}\n{server('return 204;')}")
+    assert (found["trusted_proxies"], skipped) == (["10.0.0.0/8", "192.0.2.1"], [])
+    found, skipped = imported(tmp_path, server(trust, "return 204;") + server("server_name b;", "return 200;"))
+    assert "trusted_proxies" not in found
+    assert skipped == ["1: set_real_ip_from: trusted_proxies are for all servers, and theirs differ"]
+    found, skipped = imported(tmp_path, server(trust.replace("Forwarded-For", "Real-IP"), "return 204;"))
+    assert "trusted_proxies" not in found
+    assert [each.partition(": ")[2] for each in skipped] == [
+        "real_ip_header X-Real-IP: passerelle reads X-Forwarded-For of trusted_proxies"
+    ]
+
+
+def test_a_field_that_only_the_gateway_sets_is_listed_and_the_route_stays(tmp_path: Path) -> None:
+    lines = ["proxy_set_header X-Forwarded-Proto https;", "proxy_set_header X-Scheme $scheme;", PASS]
+    route, skipped = route_of(tmp_path, "location /a/ {", *lines, "allow 10.0.0.0/8;", "deny all;", "}")
+    assert route["clients"] == {"allow": ["10.0.0.0/8"]}
+    assert route["request_headers"] == {"set": {"X-Scheme": "http"}}
+    assert [each.partition(": ")[2].partition(":")[0] for each in skipped] == ["proxy_set_header X-Forwarded-Proto"]
+
+
+def test_a_route_that_is_refused_is_closed_since_a_wider_one_would_take_its_requests(tmp_path: Path) -> None:
+    closed = f"location /a/ {{ allow 10.0.0.0/8; deny all; add_header Date x; {PASS} }}"
+    found, skipped = imported(tmp_path, server(closed, f"location / {{ {PASS} }}"))
+    assert found["routes"][0] == {"path": "/a/{rest*}", "respond": 501}
+    assert len(skipped) == 1 and skipped[0].endswith("; until then the route responds 501")
+
+
+def test_internal_locations_are_not_for_clients(tmp_path: Path) -> None:
+    inner = ["location /a/ { internal; root /w; }", "location ~ ^/b/(.*)$ { internal; root /w; }"]
+    found, skipped = imported(tmp_path, server(*inner, "location = /ok { return 204; }"))
+    assert [route["path"] for route in found["routes"]] == ["/ok"]
+    why = "files that services name in X-Accel-Redirect have no counterpart"
+    assert [each.rpartition(": ")[2] for each in skipped] == [why, why]
+
+
+TRIED = [
+    ("try_files /site/public/$uri =404;", {"static": {"folder": "/w/site/public"}}),
+    ("try_files $uri /site/$uri =404;", {"respond": 501}),
+    ("try_files /$host/$uri =404;", {"respond": 501}),
+]
+
+
+@pytest.mark.parametrize(("line", "action"), TRIED)
+def test_no_other_files_are_served_than_those_that_nginx_tries(
+    tmp_path: Path, line: str, action: dict[str, Any]
+) -> None:
+    route, skipped = route_of(tmp_path, "location / {", "root /w;", line, "}")
+    assert route == {"path": "/{rest*}", **action}
+    assert bool(skipped) is ("respond" in action)
+
+
+@pytest.mark.parametrize("inner", ["proxy_pass http://$backend;", "return 200 $host;", ""])
+def test_a_location_without_a_counterpart_is_closed_since_a_wider_one_would_take_its_requests(
+    tmp_path: Path, inner: str
+) -> None:
+    found, skipped = imported(tmp_path, server(f"location /a/ {{ {inner} }}", f"location / {{ {PASS} }}"))
+    assert found["routes"][0] == {"path": "/a/{rest*}", "respond": 501}
+    assert len(skipped) == 1 and skipped[0].endswith("; until then the route responds 501")
+
+
+CACHES = [
+    ("proxy_cache_key $scheme$proxy_host$request_uri;", {"ttl": "30s"}),
+    ("proxy_cache_key $host$uri$is_args$args$http_accept_language;", {"ttl": "30s", "vary_on": ["Accept-Language"]}),
+    ("proxy_cache_key $uri$cookie_user;", None),
+    ("proxy_cache_bypass $http_upgrade;", {"ttl": "30s"}),
+    ("proxy_no_cache $cookie_session;", None),
+    ("proxy_cache_bypass $cookie_session;", None),
+]
+
+
+@pytest.mark.parametrize(("line", "cache"), CACHES)
+def test_nothing_is_stored_where_nginx_would_not_use_it(
+    tmp_path: Path, line: str, cache: dict[str, Any] | None
+) -> None:
+    lines = ["location / {", "proxy_cache c;", "proxy_cache_valid 200 30s;", line, PASS, "}"]
+    route, skipped = route_of(tmp_path, *lines)
+    assert route.get("cache") == cache
+    assert any("nothing is stored" in each for each in skipped) is (cache is None)
+
+
+def test_fields_of_cors_become_cors(tmp_path: Path) -> None:
+    fields = {"Origin": "https://a.example", "Methods": "'GET, PUT'", "Headers": "X-A", "Credentials": "true"}
+    lines = [f"add_header Access-Control-Allow-{name} {value};" for name, value in fields.items()]
+    route, skipped = route_of(tmp_path, "location / {", *lines, "add_header Access-Control-Max-Age 60;", PASS, "}")
+    assert skipped == [] and "response_headers" not in route
+    assert route["cors"] == {
+        "origins": ["https://a.example"],
+        "methods": ["GET", "PUT"],
+        "headers": ["X-A"],
+        "credentials": True,
+        "max_age": "60s",
+    }
+
+
+def test_an_authorization_request_to_an_open_location_around_it(tmp_path: Path) -> None:
+    auth = "location /.auth/ { auth_request off; proxy_pass http://127.0.0.1:4180; }"
+    found, skipped = imported(tmp_path, server(auth, f"location / {{ auth_request /.auth/check; {PASS} }}"))
+    assert found["routes"][1]["forward_auth"] == {"service": "service-127-0-0-1-4180", "path": "/.auth/check"}
+    assert (found["routes"][0]["path"], skipped) == ("/.auth/{rest*}", [])
+
+
+def test_a_server_that_is_resolved_again_becomes_a_name_to_resolve(tmp_path: Path) -> None:
+    found, skipped = imported(
+        tmp_path, "upstream u { server app.example:80 resolve; }" + server("location / {", "proxy_pass http://u;", "}")
+    )
+    assert (found["services"]["u"]["targets"], skipped) == (["dns+http://app.example:80"], [])
 
 
 def test_a_file_with_servers_alone_is_read(tmp_path: Path) -> None:
@@ -260,11 +448,26 @@ PATTERNS = [
     ("^/user/([^/]+)$", "/user/{p2}"),
     ("^/files/(.*)$", "/files/{rest*}"),
     ("^/a\\.txt$", "/a.txt"),
-    ("^/user/(\\d+)$", None),
+    ("^/user/(\\d+)$", "/user/{p2:\\d+}"),
+    ("^/api/[1-9]\\d*/", "/api/{p2:[1-9]\\d*}/{rest*}"),
+    ("^/(api|feeds|.well-known)", "/{p1:(api|feeds|.well-known).*}/{rest*}"),
+    ("^/(login[^-/]|reset)", "/{p1:(login[^-]|reset).*}/{rest*}"),
+    ("^/v/", "/v/{rest*}"),
+    ("^/user/(?!a)\\d+$", None),
+    ("^/(a/b|c)$", None),
+    ("^/a/.*[.]html", None),
+    ("^/a/x[^-]+$", None),
+    ("^/a/(x.*)/b$", None),
     ("\\.php$", None),
     ("^/a|/b$", None),
     ("^/x/(.*)/y$", None),
 ]
+
+
+def test_groups_of_an_expression_are_counted_as_nginx_counts_them(tmp_path: Path) -> None:
+    rewrite = "rewrite ^/[^/]+/x/([^/]+)$ /y/$1 break;"
+    route, _ = route_of(tmp_path, "location ~ ^/[^/]+/x/([^/]+)$ {", rewrite, PASS, "}")
+    assert (route["path"], route["rewrite"]) == ("/{p1}/x/{p3}", "/y/{p3}")
 
 
 @pytest.mark.parametrize(("expression", "path"), PATTERNS)

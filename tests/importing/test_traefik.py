@@ -189,7 +189,7 @@ tcp: {routers: {}}
     found, skipped = imported(tmp_path, text)
     assert found["listen"] == "0.0.0.0:443"
     assert found["tls"] == {"certificate": "a.pem", "key": "a.key"}
-    assert found["routes"] == [{"path": "/b", "service": "s"}]
+    assert found["routes"] == [{"path": "/a", "respond": 501}, {"path": "/b", "service": "s"}]
     assert found["services"]["s"]["host"] == "upstream"
     assert [each.rpartition(": ")[0] for each in skipped] == [
         "2: entryPoints.web",
@@ -247,7 +247,9 @@ def test_labels_of_a_compose_file_are_read(tmp_path: Path) -> None:
         ("/api", "/"),
         ("/api/{rest*}", "/{rest}"),
         ("/plain", None),
+        ("/lost", None),
     ]
+    assert found["routes"][-1]["respond"] == 501
     assert skipped[0].startswith("14: services.lost: no port is known")
 
 
@@ -275,3 +277,45 @@ def test_odd_files_are_reported_on_one_line(tmp_path: Path, name: str, text: str
 def test_a_file_with_odd_types_is_read(tmp_path: Path) -> None:
     found, _ = imported(tmp_path, "http: {routers: {r: 5, q: {rule: [1]}}, services: [], middlewares: x}")
     assert found["routes"] == [{"path": "/{rest*}", "respond": 404}]
+
+
+def test_fields_of_several_middlewares_are_joined(tmp_path: Path) -> None:
+    text = """http:
+  routers:
+    r: {rule: "Path(`/a`)", service: s, middlewares: [one, two]}
+  services:
+    s: {loadBalancer: {servers: [{url: "http://127.0.0.1:5000/"}]}}
+  middlewares:
+    one: {headers: {stsSeconds: 60, stsPreload: true, frameDeny: true, customResponseHeaders: {X-A: "1", Server: ""}}}
+    two: {headers: {contentSecurityPolicy: "default-src 'self'", customResponseHeaders: {x-a: "2"}}}
+"""
+    found, skipped = imported(tmp_path, text)
+    assert skipped == []
+    assert found["routes"][0]["response_headers"] == {
+        "set": {
+            "Strict-Transport-Security": "max-age=60; preload",
+            "X-Frame-Options": "DENY",
+            "Content-Security-Policy": "default-src 'self'",
+            "x-a": "2",
+        },
+        "remove": ["Server"],
+    }
+
+
+def test_of_two_lists_of_addresses_none_is_dropped(tmp_path: Path) -> None:
+    text = """http:
+  routers:
+    r: {rule: "Path(`/a`)", service: s, middlewares: [one, two, few, more]}
+  services:
+    s: {loadBalancer: {servers: [{url: "http://127.0.0.1:5000/"}]}}
+  middlewares:
+    one: {ipAllowList: {sourceRange: [10.0.0.0/8]}}
+    two: {ipAllowList: {sourceRange: [0.0.0.0/0]}}
+    few: {rateLimit: {average: 1}}
+    more: {rateLimit: {average: 100, period: 1m}}
+"""
+    found, skipped = imported(tmp_path, text)
+    assert found["routes"] == [{"path": "/a", "respond": 501}]
+    assert [each.partition(": ")[2].partition(":")[0] for each in skipped] == ["http.middlewares.two.ipAllowList"]
+    found, _ = imported(tmp_path, text.replace("one, two, ", ""))
+    assert [each["rate"] for each in found["routes"][0]["rate_limit"]] == ["1/s", "100/m"]

@@ -103,9 +103,9 @@ def test_constraints_of_which_neither_is_narrower_are_refused() -> None:
 
 
 def request(
-    fields: Sequence[tuple[bytes, bytes]] = (), query: bytes = b"", address: bytes | None = None
+    fields: Sequence[tuple[bytes, bytes]] = (), query: bytes = b"", address: bytes | None = None, path: bytes = b"/"
 ) -> RoutedRequest:
-    return RoutedRequest(lambda name: [value for key, value in fields if key == name], query, lambda: address)
+    return RoutedRequest(lambda name: [value for key, value in fields if key == name], query, lambda: address, path)
 
 
 def test_ten_thousand_cookies_and_parameters() -> None:

@@ -264,7 +264,7 @@ IN_PLACE = Coverage(
         **_all(_LATER, "ResponseWhen.present", "ResponseWhen.absent", "ResponseWhen.content_type"),
         "Route.match": Lost("nginx chooses by host, path and method; the export leaves the route out"),
         "Route.priority": _YES,
-        **_all(_LATER, *(f"Match.{key}" for key in ("headers", "query", "cookies", "clients", "content_type"))),
+        **_all(_LATER, *(f"Match.{key}" for key in ("headers", "query", "cookies", "clients", "content_type", "path"))),
         "RequestHeaders.set": Exported("a loss with parameters of the path, and for values that may be secrets"),
         "RequestHeaders.add": Lost("nginx replaces fields of a request, and adds none"),
         **_all(_YES, "Clients.allow", "Clients.deny"),

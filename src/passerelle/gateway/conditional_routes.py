@@ -27,8 +27,8 @@ def choose(
     Raise the refusal where there is none: 404, or 405 with the methods of routes whose conditions hold.
     """
     if match is not NOT_FOUND and router.conditional:
-        request = _request(head, target, address)
         place = path if path != b"*" else b"/"
+        request = _request(head, target, address, place)
         match = router.choose(head.host or b"", method, place, lambda condition: condition.holds(request))
         if b"%2F" in path and not router.keeps_slashes(match):
             raise EncodedSlashError
@@ -48,7 +48,7 @@ def announced(
     A preflight names the fields of the request without their values, and has none of its cookies: conditions on such a
     field are taken to hold, and cookies to be absent.
     """
-    request = _request(head, target, address)
+    request = _request(head, target, address, path)
     lines = head.named(b"access-control-request-headers")
     names = {name.lower() for line in lines for name in list_members(line.value)}
 
@@ -61,5 +61,6 @@ def announced(
     return router.choose(head.host or b"", method, path, holds)
 
 
-def _request(head: RequestHead, target: bytes, address: Callable[[], bytes]) -> RoutedRequest:
-    return RoutedRequest(lambda name: [line.value for line in head.named(name)], target.partition(b"?")[2], address)
+def _request(head: RequestHead, target: bytes, address: Callable[[], bytes], path: bytes) -> RoutedRequest:
+    query = target.partition(b"?")[2]
+    return RoutedRequest(lambda name: [line.value for line in head.named(name)], query, address, path)

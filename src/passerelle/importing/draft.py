@@ -22,6 +22,8 @@ _KEY = re.compile(r"(routes)\[(\d+)\]|(services)\.([^.\[]+)|([a-z_]+)").match
 _ORDER = ("listen", "tls", "trusted_proxies", "limits", "keys", "services", "routes")
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST = 100
+# Keys of a route that say what it matches.
+_MATCHING = ("", "path", "host", "methods", "match", "priority")
 
 
 class ImportProblem(Exception):
@@ -81,6 +83,8 @@ class Draft:
 
     def finish(self) -> tuple[str, list[Skipped]]:
         """Return the text of the configuration, which passes the check, and what was not carried over."""
+        for route in self.routes:
+            _fit_cors(route.keys)
         for _ in range(_MOST_ROUNDS):
             body = dump(escaped(self._document()))
             report = inspect_text(body, environ={}, elsewhere=True)
@@ -100,14 +104,18 @@ class Draft:
         return {key: document[key] for key in (*_ORDER, *document) if key in document}
 
     def _take_out(self, errors: Iterable[tuple[str, str]]) -> None:
-        """Take out each part of the draft that has an error, and list it."""
-        unfit: dict[int, str] = {}
+        """Take out each part of the draft that has an error, and list it.
+
+        A route that is refused for anything but what it matches responds 501: without it, a wider route, which may
+        have none of its guards, would take its requests.
+        """
+        unfit: dict[int, tuple[str, str]] = {}
         for key, message in errors:
             match = _KEY(key)
             if match is None:
                 continue
             if match[1]:
-                unfit.setdefault(int(match[2]), f"passerelle refuses it: {key.partition('].')[2]}: {message}")
+                unfit.setdefault(int(match[2]), (key.partition("].")[2], message))
             elif match[3]:
                 self.services.pop(match[4], None)
             else:
@@ -116,7 +124,13 @@ class Draft:
         for index in sorted(unfit, reverse=True):
             if index < len(self.routes):
                 route = self.routes.pop(index)
-                self.skip(route.file, route.line, route.what, unfit[index])
+                key, message = unfit[index]
+                why = f"passerelle refuses it: {key}: {message}"
+                fallback = closed(route.keys)
+                if key.partition(".")[0].partition("[")[0] not in _MATCHING and route.keys != fallback:
+                    self.routes.insert(index, DraftRoute(fallback, route.file, route.line, route.what))
+                    why = f"{why}; until then the route responds {CLOSED}"
+                self.skip(route.file, route.line, route.what, why)
 
     def _comment(self, listed: list[Skipped]) -> str:
         text = f"# Imported from {_printable(self.source)}.\n"
@@ -137,6 +151,16 @@ def escaped(value: Any) -> Any:
 def closed(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return a route with the same matching as ``keys`` that responds :data:`CLOSED`."""
     return {key: keys[key] for key in ("path", "host", "methods", "match") if key in keys} | {"respond": CLOSED}
+
+
+def _fit_cors(keys: dict[str, Any]) -> None:
+    """Leave out the methods of `cors` that the route does not accept: other programs allow them without an effect."""
+    methods, cors = keys.get("methods"), keys.get("cors")
+    if methods and cors and "methods" in cors:
+        accepted = {*methods, *(["HEAD"] if "GET" in methods else [])}
+        rest = {key: value for key, value in cors.items() if key != "methods"}
+        kept = [each for each in cors["methods"] if each in accepted]
+        keys["cors"] = rest | ({"methods": kept} if kept else {})
 
 
 def _services_of(keys: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from passerelle.importing.units import duration, network, size_text
 # Plugins that decide who may use a route, and that have no counterpart which could be written from them.
 _ACCESS = {
     "acl": "write require with roles",
-    "basic-auth": "passerelle has no basic authentication",
+    "basic-auth": "write basic with a file, and auth: [basic] of the route",
     "bot-detection": "a plugin in Python can do it",
     "hmac-auth": "a plugin in Python can do it",
     "jwt": "write jwt with the key, and auth: [jwt] of the route",
@@ -25,7 +25,7 @@ _ACCESS = {
     "mtls-auth": "write tls.client_ca, and auth: [mtls] of the route",
     "oauth2": "write jwt, or forward_auth",
     "oauth2-introspection": "write forward_auth",
-    "openid-connect": "write jwt, or sessions",
+    "openid-connect": "write jwt, or oidc with sessions",
     "pre-function": "a plugin in Python can do it",
     "session": "write sessions",
 }
@@ -34,8 +34,11 @@ _WHY = {
     "correlation-id": "passerelle has X-Request-Id",
     "prometheus": "the admin port has metrics",
     "opentelemetry": "write tracing",
-    "file-log": "write access_log",
-    "http-log": "write access_log",
+    **dict.fromkeys(("file-log", "http-log", "loggly", "syslog", "tcp-log", "udp-log"), "write access_log"),
+    **dict.fromkeys(("datadog", "statsd", "zipkin"), "write tracing, or read the metrics of the admin port"),
+    "keyauth_credentials": "create the keys: passerelle keys create --owner NAME",
+    "slots": "passerelle needs no number of slots",
+    "concurrency": "passerelle needs no number of probes at once",
     "post-function": "a plugin in Python can do it",
     "regex_priority": "the most specific path wins",
     "certificates": "write tls.certificates",
@@ -46,6 +49,8 @@ _WHY = {
 }
 _UNKNOWN = "passerelle has no counterpart for it"
 _BALANCE = {"least-connections": "least_inflight", "latency": "ewma", "round-robin": "round_robin"}
+# Browsers omit these ports in the Origin that they send.
+_DEFAULT_PORT = re.compile(r"^(http://[^/]*):80$|^(https://[^/]*):443$")
 _PERIODS = (("second", "s"), ("minute", "m"), ("hour", "h"), ("day", "d"))
 
 
@@ -69,6 +74,7 @@ class _Importer:
         self._content = content
         self._upstreams = {str(each.read("name")): each for each in content.tables("upstreams")}
         self._plugins = content.tables("plugins")
+        self._overridden: list[Table] = []
 
     def result(self) -> tuple[str, list[Skipped]]:
         """Return the text and what was not carried over."""
@@ -93,6 +99,10 @@ class _Importer:
                 self._skip(route.line, "routes", "it names no service; no route was written")
             elif route.is_untouched:  # its service is not in the file
                 self._skip(route.line, "routes", "its service is not in this file; no route was written")
+        for plugin in self._overridden:
+            if any(key == "config" for key, _ in plugin.unread()):
+                plugin.read_all()
+                self._skip(plugin.line, f"plugin {plugin.get('name')}", "a further one of that name takes its place")
         self._list_unread(content, "")
         return self._draft.finish()
 
@@ -180,10 +190,20 @@ class _Importer:
                 self._skip(upstream.line_of("algorithm"), "upstreams.algorithm", "write balance of the service")
         active = upstream.table("healthchecks").table("active")
         path = active.read("http_path")
-        interval = active.table("healthy").read("interval")
-        active.table("unhealthy").read("interval")
+        healthy, unhealthy = active.table("healthy"), active.table("unhealthy")
+        interval = healthy.read("interval")
+        unhealthy.read("interval")
+        active.read("type")
         if path and isinstance(interval, int) and interval > 0:
             keys["health"] = {"path": str(path), "interval": f"{interval}s"}
+            timeout = active.read("timeout")
+            if isinstance(timeout, int | float) and 0 < timeout < interval:
+                keys["health"]["timeout"] = duration(timeout)
+            failures = [unhealthy.read(key) for key in ("http_failures", "tcp_failures", "timeouts")]
+            for key, counts in (("rise", [healthy.read("successes")]), ("fall", failures)):
+                numbers = [each for each in counts if isinstance(each, int) and each > 0]
+                if numbers:
+                    keys["health"][key] = min(numbers)
 
     # ---- routes
 
@@ -200,6 +220,8 @@ class _Importer:
         for plugin in (*plugins, *self._plugins):
             if plugin.get("name") in chosen:
                 plugin.read("name")
+                if plugin.get("config") is not None and plugin not in chosen.values():
+                    self._overridden.append(plugin)
         route.read("protocols")
         for key in ("snis", "expression"):
             if route.get(key) is not None:
@@ -338,7 +360,8 @@ class _Steps:
         self.keys["cache"] = {"ttl": duration(float(ttl if isinstance(ttl, int) and ttl > 0 else 300))}
 
     def _cors(self, config: Table, line: int, what: str) -> None:
-        cors: dict[str, Any] = {"origins": config.texts("origins") or ["*"]}
+        origins = [_DEFAULT_PORT.sub(r"\1\2", each) for each in config.texts("origins")]
+        cors: dict[str, Any] = {"origins": list(dict.fromkeys(origins)) or ["*"]}
         for key, own in (("methods", "methods"), ("headers", "headers"), ("exposed_headers", "expose")):
             if values := config.texts(key):
                 cors[own] = values
@@ -379,7 +402,9 @@ class _Steps:
         for key in ("add", "replace"):
             for each in config.table(key).texts("headers"):
                 name, _, value = each.partition(":")
-                if "$(" not in value:
+                if "$(" in value:
+                    self._skip(config.line, f"{target} {name.strip()}", "its variables have no counterpart")
+                else:
                     values[name.strip()] = value.strip()
         if values:
             rules["set"] = values

@@ -17,10 +17,12 @@ from typing import Any
 
 from passerelle.http.field_rules import forbidden_request
 from passerelle.importing.draft import Draft, DraftRoute, ImportProblem, Skipped, closed
+from passerelle.importing.nginx_listeners import Listener, document_of, listeners_of, redirects_to_https
 from passerelle.importing.nginx_tree import Directive, Scope, read_nginx
 from passerelle.importing.nginx_values import (
+    cors_of,
     is_plain,
-    listen_address,
+    key_fields,
     pairs,
     pattern_of,
     patterns_of,
@@ -41,6 +43,8 @@ from passerelle.importing.nginx_words import (
     HOST_VARIABLES,
     LIMITS,
     NO_ACCESS,
+    NO_EXPRESSION,
+    NOT_STORED,
     OF_SERVICES,
     SAME,
     UNKNOWN,
@@ -79,7 +83,8 @@ class _Importer:
         self._http = Scope(http.block or [] if http is not None else directives)
         self._upstreams: dict[str, Directive] = {}
         self._zones: dict[str, tuple[str, str]] = {}
-        self._listen: str | None = None
+        self._listeners: list[Listener] = []
+        self._trusted: list[frozenset[str]] = []  # `set_real_ip_from` of each server
 
     def result(self) -> tuple[str, list[Skipped]]:
         """Return the text and what was not carried over."""
@@ -105,6 +110,9 @@ class _Importer:
                 self._draft.top["workers"] = int(each.args[0])
         for directive in sorted(servers, key=is_plain):
             self._server(directive)
+        if self._listeners:
+            self._draft.top["listen"] = document_of(self._listeners)
+        self._trust()
         self._list_unused(self._all)
         return self._draft.finish()
 
@@ -119,6 +127,12 @@ class _Importer:
         for directive in directives:
             if directive.name == "map" and directive.args[:1] == ["$http_upgrade"]:
                 continue  # passerelle passes upgrades on
+            if directive.name == "proxy_redirect" and directive.args in (["off"], ["default"]):
+                continue  # without rewrite_response, which a changed path alone has
+            if directive.name == "location" and not directive.used and _is_internal(directive):
+                self._skip(directive, "files that services name in X-Accel-Redirect have no counterpart")
+                self._mark_all(directive)
+                continue
             if not directive.used and directive.name not in SAME:
                 why = ACCESS.get(directive.name) or WHY.get(directive.name, UNKNOWN)
                 used = directive.name in CARRIED
@@ -140,6 +154,7 @@ class _Importer:
         if hosts is None:
             return
         self._tls(scope)
+        self._real_ip(scope)
         for each in scope.directives:
             # The export of passerelle refuses paths with it that passerelle refuses itself.
             each.used = each.used or (each.name == "if" and each.args == ["$refused_path"])
@@ -161,27 +176,72 @@ class _Importer:
             self._mark_all(each)
 
     def _listens(self, directive: Directive, scope: Scope) -> bool:
-        """Take the address of the first server; return whether this server has the same one."""
-        own = [each for each in scope.directives if each.name == "listen"]
-        for each in own:
+        """Take the listeners of the first server; return whether this server has one of them."""
+        listens = [each for each in scope.directives if each.name == "listen"]
+        own = listeners_of(directive)
+        for each in listens:
             each.used = True
-        addresses = [address for each in own if each.args and (address := listen_address(each.args[0])) is not None]
-        addresses = addresses or (["0.0.0.0:80"] if not own else [])
-        if not addresses:
-            self._skip(directive, "it listens on no TCP address")
+            for word, why in (("quic", "passerelle has no HTTP/3"), ("proxy_protocol", "write proxy_protocol of it")):
+                if word in each.args:
+                    self._skip(each, why)
+        if not own:
+            self._skip(directive, "it has no address that a listener can have")
             self._mark_all(directive)
             return False
-        if self._listen is None:
-            self._listen = self._draft.top["listen"] = addresses[0]
-        if self._listen not in addresses:
-            why = f"passerelle has one listener, which is {self._listen}; run another gateway for {addresses[0]}"
-            self._skip(directive, why)
-            self._mark_all(directive)
+        self._listeners = self._listeners or own
+        known = {each.address: each for each in self._listeners}
+        shared = [each for each in own if each.address in known and known[each.address].https_redirect is None]
+        if not shared:
+            self._add_redirect(directive, scope, own)
             return False
-        for each in own:
-            if each.args and (address := listen_address(each.args[0])) not in (self._listen, None):
-                self._skip(each, f"passerelle has one listener, which is {self._listen}")
+        more = [each.address for each in own if each.address not in known]
+        fewer = [each for each in known if each not in {listener.address for listener in own}]
+        if more:
+            why = f"its routes are for all listeners; write {', '.join(more)} in listen if that is right"
+            self._draft.skip(directive.file, directive.line, "listen", why)
+        elif any(known[each].https_redirect is None for each in fewer):
+            why = f"its routes are for all listeners, also for {', '.join(fewer)}"
+            self._draft.skip(directive.file, directive.line, "server", why)
         return True
+
+    def _add_redirect(self, directive: Directive, scope: Scope, own: list[Listener]) -> None:
+        """Take the listeners of a server that redirects all requests to those with TLS, or list the server."""
+        status = redirects_to_https(directive, self._names(scope))
+        if status is None or not any(each.is_tls for each in self._listeners) or any(each.is_tls for each in own):
+            why = f"routes are for all listeners; run another gateway for {', '.join(each.address for each in own)}"
+            self._skip(directive, why)
+        else:
+            known = {each.address for each in self._listeners}
+            self._listeners += [
+                Listener(each.address, is_tls=False, https_redirect=status) for each in own if each.address not in known
+            ]
+        self._mark_all(directive)
+
+    def _names(self, scope: Scope) -> list[str]:
+        return [name for each in scope.directives if each.name == "server_name" for name in each.args]
+
+    def _trust(self) -> None:
+        """Write the proxies whose addresses of clients are believed, if all servers have the same ones."""
+        found = set(self._trusted)
+        if len(found) == 1 and (ranges := found.pop()):
+            self._draft.top["trusted_proxies"] = sorted(ranges)
+        elif any(found):
+            why = "trusted_proxies are for all servers, and theirs differ"
+            self._draft.skip(self._draft.source, 1, "set_real_ip_from", why)
+
+    def _real_ip(self, scope: Scope) -> None:
+        ranges: set[str] = set()
+        for each in scope.all("set_real_ip_from"):
+            if (found := network(each.args[0])) is None:
+                self._skip(each, "trusted_proxies has addresses alone")
+            else:
+                ranges.add(found)
+        header = scope.one("real_ip_header")
+        if header is not None and header.args[0].lower() not in ("x-forwarded-for", "proxy_protocol"):
+            self._skip(header, "passerelle reads X-Forwarded-For of trusted_proxies")
+            ranges.clear()
+        scope.all("real_ip_recursive")
+        self._trusted.append(frozenset(ranges))
 
     def _hosts(self, scope: Scope) -> list[str] | None:
         """Return the hosts of a server, none for all; or None if they have no counterpart."""
@@ -216,12 +276,14 @@ class _Importer:
             if directive.name != "location" or directive.block is None:
                 continue
             modifier, path = directive.args if len(directive.args) == 2 else ("", directive.args[-1])
+            if _is_internal(directive):
+                continue  # see _forward_auth
             if modifier == "~" and (pattern := pattern_of(path)) is not None:
                 directive.used = True
                 yield _Location(directive, Scope(directive.block, around), [pattern], path, hosts)
                 continue
             if modifier not in ("", "=", "^~") or path.startswith("@"):
-                why = "a named location" if path.startswith("@") else "expressions have no counterpart; write the paths"
+                why = "a named location" if path.startswith("@") else NO_EXPRESSION
                 self._skip(directive, why)
                 self._mark_all(directive)
                 continue
@@ -229,8 +291,6 @@ class _Importer:
                 self._skip(directive, "the path has no counterpart")
                 self._mark_all(directive)
                 continue
-            if any(each.name == "internal" for each in directive.block):
-                continue  # see _forward_auth
             directive.used = True
             scope = Scope(directive.block, around)
             yield _Location(directive, scope, patterns_of(modifier, path), path, hosts)
@@ -259,7 +319,8 @@ class _Importer:
                 self._draft.routes.append(DraftRoute(closed(base), *place))
                 continue
             action = self._action(location, path)
-            if action is None:
+            if action is None:  # a wider route, which may have fewer guards, is not to take its requests
+                self._draft.routes.append(DraftRoute(closed(base), *place))
                 continue
             fitting = {key: value for key, value in keys.items() if "service" in action or key not in OF_SERVICES}
             if "redirect" in action:
@@ -280,7 +341,7 @@ class _Importer:
         if returned is not None and conditions:
             inner = conditions[0].block or []
             if conditions[0].args[:1] != ["$request_uri"] or [each.name for each in inner] != ["return"]:
-                self._skip(returned, "it depends on a condition; no route was written")
+                self._skip(returned, "it depends on a condition; until then the route responds 501")
                 return None
             # In a location for one path, as the export of passerelle writes it.
             conditions[0].used, returned = True, inner[0]
@@ -288,21 +349,21 @@ class _Importer:
         if returned is not None:
             action = returned_action(returned, path)
             if action is None:
-                self._skip(returned, "its variables have no counterpart; no route was written")
+                self._skip(returned, "its variables have no counterpart; until then the route responds 501")
             return action
         proxied = own.one("proxy_pass")
         if proxied is not None:
             return self._proxied(location, proxied, path)
         folder, alias = scope.one("root"), own.one("alias")
         if (folder or alias) is None:
-            self._skip(directive, "nothing in it says what responds; no route was written")
+            self._skip(directive, "nothing in it says what responds; until then the route responds 501")
             return None
         return self._static(location, path, folder, alias)
 
     def _proxied(self, location: _Location, proxied: Directive, path: str) -> dict[str, Any] | None:
         found = split_url(proxied.args[0] if proxied.args else "")
         if found is None:
-            self._skip(proxied, "its variables or its query have no counterpart; no route was written")
+            self._skip(proxied, "its variables or its query have no counterpart; until then the route responds 501")
             return None
         scheme, authority, uri = found
         action: dict[str, Any] = {"service": self._service(location.scope, scheme, authority)}
@@ -311,7 +372,7 @@ class _Importer:
         if own is not None:
             rewrite = template_of(own, path)
             if rewrite is None:
-                self._skip(own, f"{WHY['rewrite']}; no route was written")
+                self._skip(own, f"{WHY['rewrite']}; until then the route responds 501")
                 return None
         if rewrite is not None and rewrite != path.replace("*}", "}"):
             action["rewrite"] = rewrite
@@ -355,10 +416,12 @@ class _Importer:
                 if "down" in values:
                     continue
                 url = target_url(scheme, each.args[0])
+                if "resolve" in values and scheme == "http" and not url.startswith("unix:"):
+                    url = f"dns+{url}"
                 weight = values.get("weight", "1")
                 target: Any = url if weight == "1" else {"url": url, "weight": int(weight)}
                 (backups if "backup" in values else targets).append(target)
-                for name in values.keys() - {"weight", "backup", "down", "max_fails", "fail_timeout"}:
+                for name in values.keys() - {"weight", "backup", "down", "max_fails", "fail_timeout", "resolve"}:
                     self._draft.skip(each.file, each.line, f"server {each.args[0]} {name}", UNKNOWN)
             elif each.name in BALANCE:
                 key = each.args[0] if each.args else ""
@@ -396,7 +459,7 @@ class _Importer:
         chosen = alias or folder
         assert chosen is not None
         if "$" in chosen.args[0]:
-            self._skip(chosen, "its variables have no counterpart; no route was written")
+            self._skip(chosen, "its variables have no counterpart; until then the route responds 501")
             return None
         static: dict[str, Any] = {"folder": chosen.args[0].rstrip("/") or "/"}
         action: dict[str, Any] = {"static": static}
@@ -407,27 +470,34 @@ class _Importer:
             name = static["folder"].rpartition("/")
             static["folder"], action["rewrite"] = name[0] or "/", f"/{name[2]}"
         elif rest and path != "/{rest*}":
-            action["rewrite"] = f"{path.removesuffix('{rest*}')}{{rest}}"
+            bare = re.sub(r"\{(\w+):[^{}]*\}", r"{\1}", path.removesuffix("{rest*}"))
+            action["rewrite"] = f"{bare}{{rest}}"
         index = location.scope.one("index")
         if index is not None:
             names = [name for name in index.args if not name.startswith("/")]
             static["index"] = names[0] if len(names) == 1 else names
         tried = location.scope.one("try_files")
-        if tried is not None:
-            self._try_files(tried, static)
-        return action
+        return action if tried is None or self._try_files(tried, static) else None
 
-    def _try_files(self, tried: Directive, static: dict[str, Any]) -> None:
+    def _try_files(self, tried: Directive, static: dict[str, Any]) -> bool:
+        """Read `try_files`; return whether the route would serve no other files than nginx does."""
         *names, last = tried.args
+        below = re.fullmatch(r"(/[^$]*?)/?\$uri", names[0]) if len(names) == 1 else None
+        if below is not None and below[1].strip("/"):
+            static["folder"] = static["folder"].rstrip("/") + below[1]
+        elif [name for name in names if not name.startswith("$uri")]:
+            self._skip(
+                tried, "files that do not begin with $uri have no counterpart; until then the route responds 501"
+            )
+            return False
         patterns = [name.replace("$uri", "{path}") for name in names if name.startswith("$uri") and name != "$uri/"]
-        if [name for name in names if not name.startswith("$uri")]:
-            self._skip(tried, "files that do not begin with $uri have no counterpart")
         if patterns not in ([], ["{path}"]):
             static["try_files"] = patterns
         if last.startswith("/") and "$" not in last.partition("?")[0]:
             static["fallback"] = last.partition("?")[0]
         elif last != "=404":
             self._skip(tried, f"the last parameter {last} has no counterpart")
+        return True
 
     # ---- the keys of routes
 
@@ -492,24 +562,27 @@ class _Importer:
         auth = scope.one("auth_request")
         if auth is None or auth.args == ["off"]:
             return True
-        target = next(
-            (
-                each
-                for server in self._http.directives
-                for each in server.block or []
-                if each.name == "location" and each.block is not None and each.args[-1:] == auth.args[:1]
-            ),
-            None,
-        )
+        locations = [
+            each
+            for server in self._http.directives
+            for each in server.block or []
+            if each.name == "location" and each.block is not None
+        ]
+        exact = next((each for each in locations if each.args[-1:] == auth.args[:1]), None)
+        # Without a location of its own, the request goes to the one with the longest prefix, which clients use as well.
+        prefixes = [each for each in locations if each.args[:-1] in ([], ["^~"])]
+        around = [each for each in prefixes if auth.args[0].startswith(each.args[-1]) and _is_open(each)]
+        target = exact or max(around, key=lambda each: len(each.args[-1]), default=None)
         passed = next((each for each in (target.block or [] if target else []) if each.name == "proxy_pass"), None)
         found = split_url(passed.args[0]) if passed is not None and passed.args else None
-        if target is None or passed is None or found is None:
+        if target is None or passed is None or found is None or (exact is None and found[2]):
             return False
-        self._mark_all(target)
-        target.used = True
+        if exact is not None:
+            self._mark_all(target)
+            target.used = True
         scheme, authority, uri = found
         inner = Scope(target.block or [], self._http)
-        keys["forward_auth"] = {"service": self._service(inner, scheme, authority), "path": uri or target.args[-1]}
+        keys["forward_auth"] = {"service": self._service(inner, scheme, authority), "path": uri or auth.args[0]}
         return True
 
     def _rate(self, scope: Scope, keys: dict[str, Any]) -> None:
@@ -543,7 +616,14 @@ class _Importer:
                 continue  # those of clients are not forwarded
             if (name.lower(), value) == ("x-request-id", "$request_id"):
                 continue
-            if "$" in value:
+            why = forbidden_request(name)
+            if name.lower() in FORWARDED:
+                why = "the gateway sets it: it is that of the client, or of trusted_proxies"
+            if value == "$scheme" and len(kinds := {each.is_tls for each in self._answering()}) == 1:
+                value = "https" if kinds.pop() else "http"
+            if why is not None:
+                self._draft.skip(each.file, each.line, each.text, why)
+            elif "$" in value:
                 self._draft.skip(each.file, each.line, each.text, "its variables have no counterpart")
             elif value:
                 sent[name] = value
@@ -558,14 +638,31 @@ class _Importer:
                 self._draft.skip(each.file, each.line, each.text, "its variables have no counterpart")
             else:
                 added[each.args[0]] = each.args[1]
+        cors = cors_of(added)
+        if cors:
+            keys["cors"] = cors
         hidden = [each.args[0] for each in scope.all("proxy_hide_header") if each.args[0] not in added]
         rules = ({"set": added} if added else {}) | ({"remove": hidden} if hidden else {})
         if rules:
             keys["response_headers"] = rules
 
+    def _answering(self) -> list[Listener]:
+        """Return the listeners whose requests have routes."""
+        return [each for each in self._listeners if each.https_redirect is None]
+
     def _cache(self, scope: Scope, keys: dict[str, Any]) -> None:
         cache = scope.one("proxy_cache")
         if cache is None or cache.args == ["off"]:
+            return
+        for name in ("proxy_no_cache", "proxy_cache_bypass"):
+            for each in scope.all(name):
+                if set(each.args) - {"$http_upgrade", "$http_pragma", "$http_cache_control"}:
+                    self._draft.skip(each.file, each.line, each.text, NOT_STORED)
+                    return
+        key = scope.one("proxy_cache_key")
+        selecting = key_fields(key.args[0] if key is not None and key.args else "")
+        if selecting is None and key is not None:
+            self._draft.skip(key.file, key.line, key.text, NOT_STORED)
             return
         times: dict[str, float] = {}
         for each in scope.all("proxy_cache_valid"):
@@ -580,6 +677,8 @@ class _Importer:
         others = {status: duration(seconds) for status, seconds in times.items() if seconds != times.get("200")}
         if others:
             found["ttl_by_status"] = {int(status): text for status, text in others.items()}
+        if selecting:
+            found["vary_on"] = selecting
         keys["cache"] = found
 
     def _compress(self, scope: Scope, keys: dict[str, Any]) -> None:
@@ -594,6 +693,15 @@ class _Importer:
         if least is not None and (bound := size(least.args[0])) is not None:
             found["min_size"] = size_text(bound)
         keys["compress"] = found
+
+
+def _is_internal(location: Directive) -> bool:
+    return any(each.name == "internal" for each in location.block or [])
+
+
+def _is_open(location: Directive) -> bool:
+    """Return whether a location states that no authorization request decides about it."""
+    return any(each.name == "auth_request" and each.args == ["off"] for each in location.block or [])
 
 
 def _access(scope: Scope) -> Directive | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from passerelle.importing.draft import ImportProblem
+
+_MOST_DIRECTIVES = 200_000
 
 
 @dataclass(slots=True, eq=False)
@@ -72,28 +75,39 @@ def read_nginx(path: str) -> list[Directive]:
     if not os.path.isfile(path):
         raise ImportProblem(f"{path}: there is no such file")
     try:
-        payload = crossplane.parse(path, combine=True, check_ctx=False, check_args=False)
+        payload = crossplane.parse(path, check_ctx=False, check_args=False)
     except Exception as error:  # whatever a reader raises for a file that is none of nginx
         raise ImportProblem(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from None
     problems = [error for config in payload["config"] for error in config["errors"]] or payload["errors"]
     if payload["status"] != "ok" or problems:
         first = problems[0]
         raise ImportProblem(" ".join(str(first["error"]).split()))
-    return _directives(payload["config"][0]["parsed"] if payload["config"] else [])
+    return _directives(payload["config"]) if payload["config"] else []
 
 
-def _directives(parsed: list[dict[str, Any]]) -> list[Directive]:
-    return [
-        Directive(
-            each["directive"],
-            each["args"],
-            shown_path(each["file"]),
-            each["line"],
-            _directives(each["block"]) if "block" in each else None,
-        )
-        for each in parsed
-        if each["directive"] != "#"
-    ]
+def _directives(files: list[dict[str, Any]]) -> list[Directive]:
+    """Return the directives of the first file, with those of included files in the place of `include`."""
+    count = itertools.count(1)
+
+    def of_file(number: int, around: tuple[int, ...]) -> list[Directive]:
+        return block(files[number]["parsed"], shown_path(files[number]["file"]), (*around, number))
+
+    def block(parsed: list[dict[str, Any]], file: str, open_files: tuple[int, ...]) -> list[Directive]:
+        found: list[Directive] = []
+        for each in parsed:
+            if next(count) > _MOST_DIRECTIVES:
+                raise ImportProblem(f"{file}: more than {_MOST_DIRECTIVES} directives with those of included files")
+            if "includes" in each:
+                for included in each["includes"]:
+                    if included in open_files:
+                        raise ImportProblem(f"{file}:{each['line']}: the file is included by itself")
+                    found += of_file(included, open_files)
+            elif each["directive"] != "#":
+                inner = block(each["block"], file, open_files) if "block" in each else None
+                found.append(Directive(each["directive"], each["args"], file, each["line"], inner))
+        return found
+
+    return of_file(0, ())
 
 
 def shown_path(path: str) -> str:

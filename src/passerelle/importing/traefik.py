@@ -1,4 +1,7 @@
-"""First configurations from those of Traefik: static and dynamic files, and labels of Compose files."""
+"""First configurations from those of Traefik: static and dynamic files, and labels of Compose files.
+
+The file is longer than 400 lines because it has a step for each middleware, and they all change one route.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from passerelle.importing.traefik_rules import Match, RuleError, parse_rule
 from passerelle.importing.units import duration, go_seconds, network, size_text
 
 _ACCESS = {
-    "basicauth": "passerelle has no basic authentication; see docs/reference/authentication.md",
+    "basicauth": "write basic with a file, whose hashes are bcrypt or argon2, and auth: [basic] of the route",
     "digestauth": "passerelle has no digest authentication; see docs/reference/authentication.md",
     "plugin": "write a plugin in Python",
     "passtlsclientcert": "write tls.client_ca, and auth: [mtls] of the route",
 }
 _WHY = {
-    "certificatesresolvers": "write tls with files; another program renews them",
+    "certificatesresolvers": "write automatic tls, or tls with files",
     "api": "write admin",
     "log": "logs go to stderr",
     "accesslog": "write access_log",
@@ -143,6 +146,7 @@ class _Importer:
             matches = parse_rule(str(rule or ""))
         except RuleError as error:
             self._skip(router.line_of("rule"), f"{what}.rule", f"{error}; no route was written")
+            router.read_all()
             return
         names = [each.partition("@")[0] for each in (*self._of_all, *router.texts("middlewares"))]
         steps = _Steps(self._middlewares, self._skip)
@@ -161,7 +165,9 @@ class _Importer:
         balancer = found.table("loadBalancer") if isinstance(found, Table) else Table()
         servers = balancer.tables("servers")
         if not servers:
-            self._skip(line, f"{what}.service {name}", "it has no servers in this file; no route was written")
+            self._skip(
+                line, f"{what}.service {name}", "it has no servers in this file; until then the route responds 501"
+            )
             return None
         targets: list[Any] = []
         weighted = False
@@ -252,13 +258,18 @@ class _Steps:
             options.read_all()
             self._skip(line, what, "write rate_limit of the route")
             return
-        self.keys["rate_limit"] = {"rate": f"{average}/{unit}", "burst": burst or 1, "by": "address"}
+        limit = {"rate": f"{average}/{unit}", "burst": burst or 1, "by": "address"}
+        others = self.keys.get("rate_limit", [])
+        self.keys["rate_limit"] = [*(others if isinstance(others, list) else [others]), limit] if others else limit
 
     def _allow_list(self, options: Table, line: int, what: str) -> None:
         ranges = [network(each) for each in options.texts("sourceRange")]
         if not ranges or None in ranges or "ipStrategy" in options:
             options.read_all()
             self._close(line, what, "write clients of the route, and trusted_proxies")
+            return
+        if "clients" in self.keys:
+            self._close(line, what, "two lists of addresses, which must both hold")
             return
         self.keys["clients"] = {"allow": ranges}
 
@@ -283,11 +294,16 @@ class _Steps:
         for key, target in (("customRequestHeaders", "request_headers"), ("customResponseHeaders", "response_headers")):
             fields = options.table(key)
             values = {name: str(fields.read(name)) for name in list(fields)}
-            rules: dict[str, Any] = {}
-            if kept := {name: value for name, value in values.items() if value}:
-                rules["set"] = kept
-            if removed := [name for name, value in values.items() if not value]:
-                rules["remove"] = removed
+            if target == "response_headers":
+                values = _security_fields(options) | values
+            # Of several middlewares, the later one decides about a field.
+            rules = self.keys.get(target, {})
+            named = {name.lower() for name in values}
+            kept = {name: value for name, value in rules.get("set", {}).items() if name.lower() not in named}
+            kept |= {name: value for name, value in values.items() if value}
+            removed = [name for name in rules.get("remove", []) if name.lower() not in named]
+            removed += [name for name, value in values.items() if not value]
+            rules = ({"set": kept} if kept else {}) | ({"remove": removed} if removed else {})
             if rules:
                 self.keys[target] = rules
         origins = options.texts("accessControlAllowOriginList")
@@ -344,6 +360,8 @@ def _routes(match: Match, path: str, is_prefix: bool, service: str | None, steps
         elif service is not None:
             rewrite = _rewritten(each, steps)
             found.append(keys | {"service": service} | ({"rewrite": rewrite} if rewrite else {}) | steps.keys)
+        else:
+            found.append(closed(keys))
     return found
 
 
@@ -361,6 +379,37 @@ def _rewritten(path: str, steps: _Steps) -> str | None:
     if steps.add:
         result = steps.add.rstrip("/") + result
     return result if result != plain else None
+
+
+_SECURITY_FIELDS = (
+    ("contentSecurityPolicy", "Content-Security-Policy"),
+    ("contentSecurityPolicyReportOnly", "Content-Security-Policy-Report-Only"),
+    ("referrerPolicy", "Referrer-Policy"),
+    ("permissionsPolicy", "Permissions-Policy"),
+)
+
+
+def _security_fields(options: Table) -> dict[str, str]:
+    """Return the response fields that a middleware `headers` sets by keys of their own."""
+    found = {}
+    seconds = _number(options.read("stsSeconds"))
+    subdomains, preload = (options.read(key) in (True, "true") for key in ("stsIncludeSubdomains", "stsPreload"))
+    options.read("forceSTSHeader")
+    if seconds:
+        more = "; includeSubDomains" * subdomains + "; preload" * preload
+        found["Strict-Transport-Security"] = f"max-age={seconds}{more}"
+    if options.read("frameDeny") in (True, "true"):
+        found["X-Frame-Options"] = "DENY"
+    if frame := options.read("customFrameOptionsValue"):
+        found["X-Frame-Options"] = str(frame)
+    if options.read("contentTypeNosniff") in (True, "true"):
+        found["X-Content-Type-Options"] = "nosniff"
+    if options.read("browserXssFilter") in (True, "true"):
+        found["X-XSS-Protection"] = "1; mode=block"
+    for key, name in _SECURITY_FIELDS:
+        if value := options.read(key):
+            found[name] = str(value)
+    return found
 
 
 def _number(found: object) -> int | None:

@@ -1,8 +1,8 @@
 """Conditions of routes: what a request must have beside its host, path and method.
 
 A condition is about one value of the request: a header field, a cookie, a parameter of the query, the address of the
-client or the media type of the body. Where a name occurs several times, there is still one value, so that two
-conditions with different values never hold for the same request:
+client, the media type of the body or the whole path. Where a name occurs several times, there is still one value, so
+that two conditions with different values never hold for the same request:
 
 - lines of a field are joined with ", " (RFC 9110 §5.3), as a recipient may do anyway;
 - of cookies and of parameters with the same name, the first counts.
@@ -24,14 +24,14 @@ from passerelle.routing.linear_pattern import LinearPattern
 Network = IPv4Network | IPv6Network
 # Names of fields and cookies whose values may be secrets, such as the one that a content delivery network adds.
 _SECRET = re.compile(rb"auth|cred|key|pass|secret|sign|token|verify", re.IGNORECASE).search
-Source = Literal["header", "query", "cookie", "client", "content type"]
+Source = Literal["header", "query", "cookie", "client", "content type", "path"]
 
 
 class ConditionalRequest(Protocol):
     """A request as conditions see it."""
 
     def value(self, source: Source, name: bytes) -> bytes | None:
-        """Return the value of ``name`` (lower case for fields, empty for addresses and media types), or None."""
+        """Return the value of ``name`` (lower case for fields, empty for all that has no name), or None."""
 
 
 class Test(Protocol):
@@ -246,14 +246,19 @@ def _is_in(networks: frozenset[Network], text: bytes) -> bool:
 class RoutedRequest:
     """A request as conditions see it. Values are read when a condition needs them.
 
-    ``named`` returns the values of all lines of a field (lower case); ``query`` has no ``?``.
+    ``named`` returns the values of all lines of a field (lower case); ``query`` has no ``?``; ``path`` is canonical.
     """
 
-    __slots__ = ("_address", "_cookies", "_named", "_query")
+    __slots__ = ("_address", "_cookies", "_named", "_path", "_query")
 
     def __init__(
-        self, named: Callable[[bytes], Sequence[bytes]], query: bytes, address: Callable[[], bytes | None]
+        self,
+        named: Callable[[bytes], Sequence[bytes]],
+        query: bytes,
+        address: Callable[[], bytes | None],
+        path: bytes,
     ) -> None:
+        self._path = path
         self._named = named
         self._query = query
         self._address = address
@@ -271,6 +276,8 @@ class RoutedRequest:
             return cookie_finder(name)(self._cookies)
         if source == "client":
             return self._address()
+        if source == "path":
+            return self._path
         content_type = self._field(b"content-type")
         return None if content_type is None else content_type.partition(b";")[0].strip(b" \t").lower()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ class ExplainedRequest:
         def named(name: bytes) -> list[bytes]:
             return [value for key, value in self.fields if key == name]
 
-        return RoutedRequest(named, self.query[1:], lambda: self.address)
+        return RoutedRequest(named, self.query[1:], lambda: self.address, self.path)
 
 
 def parse_request(
@@ -126,6 +126,7 @@ def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
     except Failure as failure:
         return result | {"status": failure.status, "reason": f"{failure.title.lower()}: {failure.detail}"}
     result["canonical_path"] = canonical.decode()
+    request = replace(request, path=canonical)  # as conditions see it
     match = router.match(request.host, request.method, canonical)
     if match.value is None and router.conditional:
         match = router.choose(request.host, request.method, canonical, request.meets)

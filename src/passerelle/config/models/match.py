@@ -1,4 +1,4 @@
-"""Conditions of a route beyond host, path and method: fields, query, cookies, client addresses, media type."""
+"""Conditions of a route beyond host, path and method: fields, query, cookies, client addresses, media type, path."""
 
 from __future__ import annotations
 
@@ -143,6 +143,14 @@ def _parameter(text: str) -> str:
     return text
 
 
+def parse_path(found: object) -> ValueCondition:
+    """Parse a condition on the whole path, which every request has."""
+    value = parse_value(found)
+    if isinstance(value.test, Present):
+        raise ValueError("found present, but every request has a path; allowed are is, prefix, pattern, not")
+    return value
+
+
 _LIST_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _NEGATABLE = {
     "anyOf": [*_LIST_SCHEMA["anyOf"], {"type": "object", "properties": {"not": _LIST_SCHEMA}, "required": ["not"]}]
@@ -172,6 +180,12 @@ ClientCondition = Annotated[
     PlainValidator(parse_clients),
     WithJsonSchema(_NEGATABLE),
     Takes("address range, list, or `{not: …}`"),
+]
+PathCondition = Annotated[
+    ValueCondition,
+    PlainValidator(parse_path),
+    WithJsonSchema(_VALUE_SCHEMA),
+    Takes("a [condition](#conditions)"),
 ]
 TypeCondition = Annotated[
     ValueCondition,
@@ -209,6 +223,10 @@ class Match(Model):
         default=None, description="Media types of request bodies, such as `application/json` or `text/*`."
     )
 
+    path: PathCondition | None = Field(
+        default=None, description="The whole path in its canonical form, such as `{pattern: '.*[.]php'}`."
+    )
+
     @model_validator(mode="after")
     def _is_complete(self) -> Match:
         if not self.conditions:
@@ -228,6 +246,7 @@ class Match(Model):
         found += [_condition("cookie", name, value) for name, value in self.cookies.items()]
         found += [_condition("client", "", self.clients)] if self.clients is not None else []
         found += [_condition("content type", "", self.content_type)] if self.content_type is not None else []
+        found += [_condition("path", "", self.path)] if self.path is not None else []
         return tuple(found)
 
 
