@@ -37,7 +37,8 @@ def test_without_letter_case_it_matches_what_re_matches(text: str, values: list[
     written = re.compile(pattern.regex().encode())
     for value in values:
         assert pattern.matches(value) == bool(reference.fullmatch(value)) == bool(written.fullmatch(value))
-    assert pattern.includes(LinearPattern(text))
+    # Without letter case, [^a] matches neither "a" nor "A".
+    assert "[^" in text or pattern.includes(LinearPattern(text))
 
 
 @given(PATTERNS, PATTERNS, st.lists(VALUES, max_size=20))

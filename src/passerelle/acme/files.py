@@ -38,8 +38,11 @@ def read(path: Path) -> bytes | None:
     return found
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replace a file; a crash at any time leaves the one before or the new one. :raises OSError: if that fails."""
+def write(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Replace a file; a crash at any time leaves the one before or the new one. :raises OSError: if that fails.
+
+    With ``replace`` false, a file that exists meanwhile is kept.
+    """
     path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
@@ -48,7 +51,12 @@ def write(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        if replace:
+            os.replace(draft, path)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+            os.unlink(draft)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(draft)
@@ -63,7 +71,7 @@ def ensure_placeholder(folder: Path) -> Path:
     """
     path = folder / PLACEHOLDER
     if not path.exists():
-        write(path, _placeholder())
+        write(path, _placeholder(), replace=False)  # workers that start together use one
     return path
 
 

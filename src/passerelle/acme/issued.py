@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 from typing import NamedTuple
 
 
@@ -39,13 +37,3 @@ def names(bundle: bytes) -> list[str]:
     except x509.ExtensionNotFound:
         return []
     return [name.lower() for name in alternative.get_values_for_type(x509.DNSName)]
-
-
-def load(context: ssl.SSLContext, bundle: bytes) -> None:
-    """Load a certificate, its chain and its key into ``context``. :raises ssl.SSLError: if they are of no use."""
-    descriptor = os.memfd_create("certificate")
-    try:
-        os.write(descriptor, bundle)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)

@@ -27,6 +27,7 @@ from passerelle.acme import issued
 from passerelle.acme.challenge import TLS, Pending, pending
 from passerelle.acme.failure import OrderFailed
 from passerelle.acme.settings import Authority
+from passerelle.http1.tls_bundle import load_bundle
 
 TIMEOUT = 20  # seconds for one request to the authority
 DEADLINE = 90  # seconds for the authority to validate a name, and again to issue the certificate
@@ -212,7 +213,7 @@ def _check(bundle: bytes, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, n
     if not what.start < what.end or what.end <= time.time():
         raise OrderFailed("the authority has issued a certificate that has expired")
     try:
-        issued.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), bundle)
+        load_bundle(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), bundle)
     except ssl.SSLError as error:
         raise OrderFailed(f"the certificate cannot be used: {error.reason}") from error
 

@@ -8,6 +8,7 @@ import ssl
 from passerelle.acme import issued
 from passerelle.acme.schedule import LONGEST_WAIT, renewal_time
 from passerelle.acme.store import Kept
+from passerelle.http1.tls_bundle import load_bundle
 
 
 class OrderedName:
@@ -26,8 +27,8 @@ class OrderedName:
         if is_new:
             self.certificate = None
             if kept.bundle is not None:
-                with contextlib.suppress(ValueError, IndexError, ssl.SSLError):
-                    issued.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), kept.bundle)
+                with contextlib.suppress(ValueError, IndexError, OSError):
+                    load_bundle(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), kept.bundle)
                     self.certificate = issued.inspect(kept.bundle)
 
     @property

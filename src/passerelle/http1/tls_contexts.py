@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from passerelle.http1.tls_bundle import load_bundle, no_password
 from passerelle.http1.tls_handshake import ListenerContext
 
 # TLS 1.2: only suites with forward secrecy and authenticated encryption (RFC 9325 §4.2); TLS 1.3 has no others.
@@ -85,7 +86,7 @@ def _context_with_certificate(files: ServerFiles, certificate: Path, key: Path) 
         context.set_ciphers(":".join(files.ciphers))
     if files.curve is not None:
         context.set_ecdh_curve(files.curve)
-    context.load_cert_chain(certificate, key, _no_password)
+    _load(context, certificate, key)
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if files.required else ssl.CERT_OPTIONAL
@@ -151,7 +152,7 @@ def client_context(files: ClientFiles) -> ssl.SSLContext:
     else:
         context.load_default_certs()
     if files.certificate is not None:
-        context.load_cert_chain(files.certificate, files.key, _no_password)
+        _load(context, files.certificate, files.key)
     return context
 
 
@@ -162,8 +163,12 @@ def _harden(context: ssl.SSLContext, minimum: str, protocols: list[str]) -> None
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
 
 
-def _no_password() -> str:
-    raise OSError("the key is encrypted")
+def _load(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Load a certificate and its key. If both are in one file, that is read once: it may be replaced meanwhile."""
+    if key is None or key == certificate:
+        load_bundle(context, certificate.read_bytes())
+    else:
+        context.load_cert_chain(certificate, key, no_password)
 
 
 def file_stamps(files: Iterable[object]) -> tuple[object, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Mapping
 
+from passerelle.http1.tls_bundle import load_bundle
 from passerelle.http1.tls_handshake import VALIDATION
 
 
@@ -37,10 +37,5 @@ def _context(proof: bytes) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([VALIDATION.decode()])
     context.num_tickets = 0
-    descriptor = os.memfd_create("proof")  # the module reads files only
-    try:
-        os.write(descriptor, proof)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
+    load_bundle(context, proof)
     return context
