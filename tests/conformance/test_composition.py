@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import select
+import sys
 import threading
 import time
 from typing import Any
@@ -246,11 +247,16 @@ def test_other_requests_are_served_while_a_costly_part_is_checked(rig: Rig, codi
     coded = body if coding == "identity" else gzip.compress(body, 9)
     gateway, *_ = composed(rig, ok(coded, JSON, b"Content-Encoding: " + coding.encode()))
     slow, quick = rig.connect(gateway), rig.connect(gateway)
-    slow.send(head("GET", "/c"))
-    served = 0
-    while not select.select([slow.sock], [], [], 0)[0]:
-        assert quick.request("GET", "/none").status == 404
-        served += 1
+    interval, served = sys.getswitchinterval(), 0
+    # This thread shares the interpreter with the gateway: by default it would run once in 5 ms, after several steps.
+    sys.setswitchinterval(1e-5)
+    try:
+        slow.send(head("GET", "/c"))
+        while not select.select([slow.sock], [], [], 0)[0]:
+            assert quick.request("GET", "/none").status == 404
+            served += 1
+    finally:
+        sys.setswitchinterval(interval)
     assert slow.read_response().body == b'{"a":' + A + b',"b":' + body + b"}"
     assert served > 20
 
