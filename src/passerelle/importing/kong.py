@@ -40,7 +40,7 @@ _WHY = {
     "slots": "passerelle needs no number of slots",
     "concurrency": "passerelle needs no number of probes at once",
     "post-function": "a plugin in Python can do it",
-    "regex_priority": "the most specific path wins",
+    "regex_priority": "the most specific path wins; write priority of the route where paths are the same",
     "certificates": "write tls.certificates",
     "snis": "write tls.certificates",
     "ca_certificates": "write tls.client_ca",

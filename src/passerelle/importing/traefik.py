@@ -37,7 +37,7 @@ _WHY = {
     "replacepathregex": "expressions have no counterpart; write rewrite with parameters",
     "stripprefixregex": "expressions have no counterpart; write rewrite with parameters",
     "errors": "write errors: with files",
-    "priority": "the most specific path wins",
+    "priority": "the most specific path wins; write priority of the route where paths are the same",
     "sticky": "write balance.sticky with a secret",
     "middlewares": "there is no such middleware",
     "providers": "name the files in the command",
@@ -118,7 +118,7 @@ class _Importer:
             if match is None:
                 continue
             if chosen is not None:
-                why = f"passerelle has one listener, which is {chosen}"
+                why = f"listen has {chosen} only; add this address to it if all routes may be on it"
                 self._skip(points.line_of(name), f"entryPoints.{name}", why)
                 points.table(name).read("http")
                 continue
