@@ -11,8 +11,7 @@ The file is longer than 400 lines because the handler and the classes of request
 from __future__ import annotations
 
 from binascii import hexlify
-from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from math import log, log1p
 from os import urandom
 from random import getrandbits, random
@@ -25,7 +24,7 @@ from passerelle.errors import Failure, Side
 from passerelle.gateway.context import Context
 from passerelle.gateway.exchange import Exchange
 from passerelle.gateway.fast_hit import serve_fresh_hit
-from passerelle.gateway.plans import ActionPlan, ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
+from passerelle.gateway.plans import ComposePlan, ForwardPlan, RoutePlan
 from passerelle.http.messages import Response
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import RequestHandler, ServerConnection
@@ -378,21 +377,7 @@ def _traced(plan: RoutePlan, trace: Trace) -> RoutePlan:
         changes["policy"] = traced(plan.policy, trace, trace.span_id)
     elif isinstance(plan, ComposePlan):
         changes["composed"] = traced_composition(plan.composed, trace)
-    return _changed(plan, changes) if changes else plan
-
-
-def _changed(plan: RoutePlan, changes: Mapping[str, Any]) -> RoutePlan:
-    """Return a copy of ``plan`` with ``changes``, as :func:`dataclasses.replace` does, which takes longer."""
-    copy: RoutePlan = object.__new__(type(plan))
-    for name in _FIELDS[type(plan)]:
-        object.__setattr__(copy, name, changes[name] if name in changes else getattr(plan, name))
-    return copy
-
-
-_FIELDS: dict[type[RoutePlan], tuple[str, ...]] = {
-    kind: tuple([field.name for field in fields(kind)])
-    for kind in (RoutePlan, ForwardPlan, ComposePlan, SplitPlan, HandlerPlan, ActionPlan)
-}
+    return replace(plan, **changes) if changes else plan
 
 
 class _GuardSpan:
