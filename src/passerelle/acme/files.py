@@ -38,11 +38,8 @@ def read(path: Path) -> bytes | None:
     return found
 
 
-def write(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Replace a file; a crash at any time leaves the one before or the new one. :raises OSError: if that fails.
-
-    With ``replace`` false, a file that exists meanwhile is kept.
-    """
+def write(path: Path, data: bytes) -> None:
+    """Replace a file; a crash at any time leaves the one before or the new one. :raises OSError: if that fails."""
     path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mode 0600
@@ -51,12 +48,7 @@ def write(path: Path, data: bytes, *, replace: bool = True) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if replace:
-            os.replace(draft, path)
-        else:
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
-            os.unlink(draft)
+        os.replace(draft, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(draft)
@@ -71,7 +63,9 @@ def ensure_placeholder(folder: Path) -> Path:
     """
     path = folder / PLACEHOLDER
     if not path.exists():
-        write(path, _placeholder(), replace=False)  # workers that start together use one
+        made = _placeholder()
+        if not path.exists():  # a worker that started at the same time may have been faster
+            write(path, made)
     return path
 
 
