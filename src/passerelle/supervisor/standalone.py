@@ -375,10 +375,21 @@ async def serve(
 
     :raises CannotStart: if a port or the folder for state is taken, or the access log cannot be opened.
     """
-    stop = StopRequest()
-    stop.listen()
     state_lock = StateLock(Path(file).parent)
     state_lock.take(config)
+    try:
+        active = ActiveConfig(config, text, file, Path(file), overrides)
+        return await _serve(active, follow, passed, notifier or Notifier(), state_lock)
+    finally:
+        state_lock.release()
+
+
+async def _serve(
+    active: ActiveConfig, follow: bool, passed: PassedSockets | None, notifier: Notifier, state_lock: StateLock
+) -> int:
+    stop = StopRequest()
+    stop.listen()
+    config = active.config
     listeners = Listeners(1, passed)
     try:
         with listeners.bind(config) as opened:
@@ -388,20 +399,16 @@ async def serve(
             admin_socket = ports.for_admin(config.admin.listen.host, config.admin.listen.port)
     except ports.PortTaken as error:
         listeners.close()
-        state_lock.release()
         raise CannotStart(str(error)) from error
     identity = wanted_identity(config)
     if identity is not None:
         try:
-            config = drop(identity, config, Path(file).parent)
+            config = active.config = drop(identity, config, Path(active.file).parent)
         except CannotStart:
             listeners.close()
-            state_lock.release()
             raise
         _log(f"running as the user {identity.name}")
     gateway = build(config)
-    notifier = notifier or Notifier()
-    active = ActiveConfig(config, text, file, Path(file), overrides)
     standalone = StandaloneGateway(gateway, active, listeners, notifier, state_lock)
     standalone.catalog.exclude(listeners.addresses)
     for name in listeners.unused:
@@ -442,5 +449,4 @@ async def serve(
     listeners.close()
     if admin is not None:
         await admin.stop()
-    state_lock.release()
     return 0
