@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 from passerelle.config.reading import yaml_tree
@@ -66,6 +67,20 @@ class Table(dict[str, Any]):
     def unread(self) -> list[tuple[str, int]]:
         """Return the keys that were not read, with their lines."""
         return [(key, self.lines[key]) for key in self if key not in self._read]
+
+    def all_unread(self, place: str = "") -> Iterator[tuple[str, str, int]]:
+        """Return the keys that were not read here and in tables that were: path from ``place``, key, line."""
+        unread = dict(self.unread())
+        for key, value in self.items():
+            path = f"{place}{key}"
+            if key in unread:
+                yield path, key, unread[key]
+            elif isinstance(value, Table):
+                yield from value.all_unread(f"{path}.")
+            elif isinstance(value, list):
+                for number, each in enumerate(value):
+                    if isinstance(each, Table):
+                        yield from each.all_unread(f"{path}[{number}].")
 
     def line_of(self, name: str) -> int:
         """Return the line of the key ``name``, or that of the table."""

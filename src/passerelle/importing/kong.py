@@ -103,25 +103,13 @@ class _Importer:
             if any(key == "config" for key, _ in plugin.unread()):
                 plugin.read_all()
                 self._skip(plugin.line, f"plugin {plugin.get('name')}", "a further one of that name takes its place")
-        self._list_unread(content, "")
+        for path, key, line in content.all_unread():
+            if key not in ("id", "name", "created_at", "updated_at"):
+                self._skip(line, path, _WHY.get(key, _UNKNOWN))
         return self._draft.finish()
 
     def _skip(self, line: int, what: str, why: str) -> None:
         self._draft.skip(self._draft.source, line, what, why)
-
-    def _list_unread(self, table: Table, place: str) -> None:
-        unread = dict(table.unread())
-        for key, value in table.items():
-            path = f"{place}{key}"
-            if key in unread:
-                if key not in ("id", "name", "created_at", "updated_at"):
-                    self._skip(unread[key], path, _WHY.get(key, _UNKNOWN))
-            elif isinstance(value, Table):
-                self._list_unread(value, f"{path}.")
-            elif isinstance(value, list):
-                for number, each in enumerate(value):
-                    if isinstance(each, Table):
-                        self._list_unread(each, f"{path}[{number}].")
 
     def _global(self, kind: str, name: str) -> list[Table]:
         """Return the plugins of the file that apply to all services, or to the service or route ``name``."""

@@ -619,7 +619,7 @@ class _Importer:
             why = forbidden_request(name)
             if name.lower() in FORWARDED:
                 why = "the gateway sets it: it is that of the client, or of trusted_proxies"
-            if value == "$scheme" and len(kinds := {each.is_tls for each in self._answering()}) == 1:
+            if value == "$scheme" and len(kinds := {each.is_tls for each in self._routed()}) == 1:
                 value = "https" if kinds.pop() else "http"
             if why is not None:
                 self._draft.skip(each.file, each.line, each.text, why)
@@ -646,7 +646,7 @@ class _Importer:
         if rules:
             keys["response_headers"] = rules
 
-    def _answering(self) -> list[Listener]:
+    def _routed(self) -> list[Listener]:
         """Return the listeners whose requests have routes."""
         return [each for each in self._listeners if each.https_redirect is None]
 

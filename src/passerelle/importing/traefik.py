@@ -85,24 +85,12 @@ class _Importer:
             router = routers.read(name)
             if isinstance(router, Table):
                 self._router(name, router, routers.line_of(name))
-        self._list_unread(self._content, "")
+        for path, key, line in self._content.all_unread():
+            self._skip(line, path, _WHY.get(key.lower(), _UNKNOWN))
         return self._draft.finish()
 
     def _skip(self, line: int, what: str, why: str) -> None:
         self._draft.skip(self._draft.source, line, what, why)
-
-    def _list_unread(self, table: Table, place: str) -> None:
-        unread = dict(table.unread())
-        for key, value in table.items():
-            path = f"{place}{key}"
-            if key in unread:
-                self._skip(unread[key], path, _WHY.get(key.lower(), _UNKNOWN))
-            elif isinstance(value, Table):
-                self._list_unread(value, f"{path}.")
-            elif isinstance(value, list):
-                for number, each in enumerate(value):
-                    if isinstance(each, Table):
-                        self._list_unread(each, f"{path}[{number}].")
 
     # ---- the static configuration
 
