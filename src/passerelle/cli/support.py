@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
 import json
 import os
 import shutil
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from passerelle.system.quick_import import import_uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,11 +64,7 @@ class LazyGroup(Commands):
         if cmd_name not in self._names:
             return None
         name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
-        gc.disable()  # what modules create stays, and looking for garbage in it takes a twentieth of a start
-        try:
-            command = getattr(importlib.import_module(f"{self._package}.{name}"), name)
-        finally:
-            gc.enable()
+        command = getattr(import_uncollected(f"{self._package}.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
