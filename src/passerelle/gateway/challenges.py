@@ -9,7 +9,7 @@ from passerelle.errors import Failure
 from passerelle.http.messages import Response
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import RequestHandler, ServerConnection
-from passerelle.http1.server.finished_exchange import FinishedExchange
+from passerelle.http1.server.passive_exchange import PassiveExchange
 
 PREFIX = b"/.well-known/acme-challenge/"
 
@@ -44,7 +44,7 @@ class _ChallengeHandler:
         if target.startswith(PREFIX) and method in (b"GET", b"HEAD"):
             proof = self._tokens.get(target[len(PREFIX) :])
             if proof is not None:
-                connection.adopt(FinishedExchange())
+                connection.adopt(PassiveExchange())
                 connection.send(Response(200, [(b"content-type", b"application/octet-stream")], proof))
                 return
         self._handler.on_request(connection, method, target, head)

@@ -29,8 +29,8 @@ from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.server.connection import ClientConnection
-from passerelle.http1.server.finished_exchange import FinishedExchange
 from passerelle.http1.server.listener import Listener, ListenerLimits
+from passerelle.http1.server.passive_exchange import PassiveExchange
 from passerelle.observability.events import KINDS, EventLog
 from passerelle.observability.live import HISTORY_SECONDS
 from passerelle.observability.metrics import Snapshot
@@ -233,7 +233,7 @@ class Admin:
             page, changes = partial(self._instances, *member), _OF_ONE if member[1] else _OF_ALL
         is_session = path == _SESSION and method in (b"POST", b"DELETE")
         is_file = files.is_file(path)
-        exchange = _Login(partial(self._begin_session, connection, head)) if is_session else FinishedExchange()
+        exchange = _Login(partial(self._begin_session, connection, head)) if is_session else PassiveExchange()
         connection.adopt(exchange)
         request = AdminRequest(connection.peer, connection.local, method, path, head, method in changes)
         try:
@@ -546,7 +546,7 @@ def _instance_path(path: bytes) -> tuple[str, str] | None:
     return unquote(words[2]), unquote(words[4]) if len(words) == 5 else ""
 
 
-class _Login(FinishedExchange):
+class _Login(PassiveExchange):
     """The exchange of a login: collects the body, of bounded length, and calls ``done(body)`` once."""
 
     def __init__(self, done: Callable[[bytes | None], None]) -> None:

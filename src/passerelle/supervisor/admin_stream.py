@@ -14,7 +14,7 @@ import orjson
 
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.interfaces import ServerConnection
-from passerelle.http1.server.finished_exchange import FinishedExchange
+from passerelle.http1.server.passive_exchange import PassiveExchange
 from passerelle.observability.events import Event, EventLog
 from passerelle.supervisor.live_sampler import LiveSampler
 
@@ -37,7 +37,7 @@ def message(event: str, data: bytes, number: int | None = None) -> bytes:
     return b"%bdata: %b\n\n" % (head, data)
 
 
-class EventStream(FinishedExchange):
+class EventStream(PassiveExchange):
     """The exchange of one stream. ``pump`` is called when a client that has fallen behind reads again."""
 
     def __init__(self, connection: ServerConnection, on_close: Callable[[EventStream], None]) -> None:

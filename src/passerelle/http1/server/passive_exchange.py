@@ -1,14 +1,15 @@
-"""The exchange of a request whose response does not depend on what follows on its connection."""
+"""An exchange that ignores what happens on its connection."""
 
 from __future__ import annotations
 
 from passerelle.errors import Failure
 
 
-class FinishedExchange:
+class PassiveExchange:
     """Ignores the body of the request, and all other events of the connection.
 
-    For responses that were sent at once and are small: the connection itself discards them when the client is gone.
+    It suits requests that receive a small response at once: if the client is gone, the connection discards the
+    response. Other exchanges derive from it, and handle the events that matter to them.
     """
 
     wants_body = False
