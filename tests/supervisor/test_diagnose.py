@@ -54,7 +54,15 @@ def test_too_few_instances_are_named_and_the_evidence_is_live(tmp_path: Path) ->
             found = verdicts(running, "?seconds=3")[0]
             assert (found["component"], found["resource"], found["is_bottleneck"]) == ("user", "threads", True)
             assert found["next_step"].startswith("passerelle scale user=")
-            sample = json.loads(running.get("/live", running.admin)[1])
+            samples: list[dict[str, Any]] = []
+
+            def has_rates() -> bool:
+                """Whether the last sample has the rates of the worker's process, which need two readings of it."""
+                samples.append(json.loads(running.get("/live", running.admin)[1]))
+                return "paused" in samples[-1]["workers"]["gateway"]
+
+            until_now(has_rates, 15.0)
+            sample = samples[-1]
             shown = tmp_path / "shown"
             shown.mkdir()
             with command(shown, "diagnose", "--seconds", "3", "--admin", f"127.0.0.1:{running.admin}") as printed:
