@@ -90,18 +90,24 @@ class Upstream:
         self._send_buffer = send_buffer
         self._stopping = False
         self._listener: socket.socket | None = None
-        self.port = 0
+        # Bound for the whole life: while nothing listens on the port, no other program is given it.
+        self._holder = self._bound(0)
+        self.port = self._holder.getsockname()[1]
         self.listen()
 
     def listen(self) -> None:
         """Start accepting on the same port, initially or after :meth:`refuse`."""
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener = self._bound(self.port)
         if self._send_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
-        listener.bind(("127.0.0.1", self.port))
-        self.port = listener.getsockname()[1]
         self._accept_on(listener)
+
+    @staticmethod
+    def _bound(port: int) -> socket.socket:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        return sock
 
     def listen_on(self, path: Path) -> None:
         """Accept on a Unix socket, and no longer on the port."""
@@ -185,6 +191,7 @@ class Upstream:
         """Stop everything and join the threads."""
         self._stopping = True
         self.refuse()
+        self._holder.close()
         for conn in self.connections:
             with contextlib.suppress(OSError):  # already closed
                 conn.sock.shutdown(socket.SHUT_RDWR)
